@@ -1,0 +1,88 @@
+"""What a worker hosts: the App protocol, and what an app may ask about its caller.
+
+The pool knows nothing of speech. `voicepool start --app package.module:factory` calls
+`factory()` in the zygote and hosts whatever it returns:
+
+    zygote    factory() → preload()          once, before any fork: imports, host-memory weights
+    worker    load(device) → warm_up()       in every fork, before any caller; may block
+              rehearse(client)               fake callers through the worker's own server
+              await serve(websocket)         the one real caller, then the process exits
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.server import ServerConnection
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is on the line, as the supervisor found out before the hand-off."""
+
+    connection: int
+    """The supervisor's number for this connection; the logs of both sides carry it."""
+    host: str
+    """The caller's IP address (through trusted proxies), or "" in a rehearsal."""
+    port: int
+    identity: str
+    """A short fingerprint of the API key that let the caller in, "" where none is asked for."""
+
+
+caller: ContextVar[Caller] = ContextVar("voicepool.caller")
+"""The caller that `serve` is talking to."""
+
+
+@runtime_checkable
+class App(Protocol):
+    """The contract between a worker and what it hosts."""
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """The WebSocket paths that the app answers, for example ["/v1/realtime"]."""
+
+    def preload(self) -> None:
+        """Run in the zygote, once: import libraries and load what survives a fork.
+
+        Must not create a thread or a CUDA context; the zygote checks before every fork.
+        """
+
+    def load(self, device: str) -> None:
+        """Run in the worker, in a thread: build what cannot be built before the fork.
+
+        `device` is the budget's name for the worker's place: "host", or "cuda:0" and so on.
+        """
+
+    def warm_up(self) -> None:
+        """Run in the worker, in a thread, after `load`: one real inference of each kind."""
+
+    async def serve(self, websocket: ServerConnection) -> None:
+        """Talk to the one caller; the connection is open. Returning closes it with 1000.
+
+        Cancelled when the worker is told to stop; raising closes with 1011.
+        """
+
+
+@runtime_checkable
+class Rehearsing(Protocol):
+    """An app that plays its own fake caller. Without it the worker connects and hangs up."""
+
+    async def rehearse(self, client: ClientConnection) -> None:
+        """Play one short fake call over `client`, which is connected to this worker's server."""
+
+
+@runtime_checkable
+class Negotiating(Protocol):
+    """An app that wants a say in the WebSocket handshake and its limits."""
+
+    @property
+    def subprotocols(self) -> Sequence[str]:
+        """Subprotocols that the app accepts, preferred first."""
+
+    @property
+    def max_message_size(self) -> int:
+        """The largest message in bytes that a caller may send; above it the call ends with 1009."""

@@ -1,0 +1,64 @@
+"""Everything voicepool raises on purpose, and the exit codes that users see.
+
+    VoicepoolError
+    ├── ConfigError            a setting is wrong; the message says which and what to write
+    ├── PoolError
+    │   └── IllegalEvent       the pool was told something its state table forbids; nothing changed
+    ├── IpcError               a peer process broke the control protocol
+    └── EngineError            an engine cannot do what was asked; the session stays usable
+        └── EngineUnavailable  a package or a model is missing: trying again cannot help
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of the `voicepool` command (docs/operations.md explains each)."""
+
+    OK = 0
+    FAULT = 1
+    """An unexpected error: a bug, reported with its traceback."""
+    USAGE = 2
+    """The command line or a setting is wrong."""
+    CANNOT_LISTEN = 3
+    """The address cannot be bound, or the runtime directory cannot be written."""
+    CANNOT_WARM = 4
+    """`--strict`: fewer workers fit or came up than were asked for."""
+    UNREACHABLE = 5
+    """`status` and `talk`: no server answered, or it refused the call."""
+    CALL_FAILED = 6
+    """`talk`: the call was accepted but ended without a reply."""
+    INTERRUPTED = 130
+
+
+class VoicepoolError(Exception):
+    """Root of all errors that voicepool raises on purpose."""
+
+
+class ConfigError(VoicepoolError):
+    """A setting is wrong. The message names the setting, its source and the remedy."""
+
+
+class PoolError(VoicepoolError):
+    """The pool was used wrongly."""
+
+
+class IllegalEvent(PoolError):
+    """The state table has no row for this event in this state. Nothing has changed."""
+
+
+class IpcError(VoicepoolError):
+    """A peer process sent something that the control protocol does not know."""
+
+
+class EngineError(VoicepoolError):
+    """An engine failed at what it was asked. The session stays usable."""
+
+
+class EngineUnavailable(EngineError):
+    """A package, library or model that the engine needs is missing; retrying cannot help.
+
+    The message names what is missing and the command that provides it.
+    """

@@ -1,0 +1,270 @@
+"""What a pipeline tells its session, and the settings and requests it takes. No wire protocol here.
+
+Times in `_ms` are milliseconds of the caller's sound since the call began (input events) or of the
+response's own sound (output events). Sound is mono float32, see `engines/base.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from voicepool.engines.base import Message, Samples, Tool
+
+Status = Literal["completed", "cancelled", "failed", "incomplete"]
+CancelReason = Literal["turn_detected", "client_cancelled"]
+
+
+# --- settings --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSettings:
+    """How turns are found. Defaults are the OpenAI Realtime ones."""
+
+    threshold: float = 0.5
+    """Probability from which a window counts as speech."""
+    prefix_padding_ms: int = 300
+    """Sound kept from before the detected start."""
+    minimum_speech_ms: int = 96
+    """Speech shorter than this starts no turn."""
+    silence_duration_ms: int = 500
+    """Silence that ends a turn."""
+    idle_timeout_ms: int | None = None
+    create_response: bool = True
+    interrupt_response: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSettings:
+    """What a session may change at any time; a running response keeps those it began with."""
+
+    turns: TurnSettings | None = TurnSettings()
+    """None: the session commits turns and asks for responses itself."""
+    transcribe: bool = True
+    """Whether the session wants Partial/FinalTranscript events (turns are transcribed anyway)."""
+    language: str | None = None
+    prompt: str = ""
+    """A hint for the recogniser."""
+    instructions: str = ""
+    tools: Sequence[Tool] = ()
+    tool_choice: str = "auto"
+    speak: bool = True
+    """False: text replies only."""
+    voice: str = ""
+    speed: float = 1.0
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseRequest:
+    """One response to make. Fields that are None come from the PipelineSettings."""
+
+    instructions: str | None = None
+    tools: Sequence[Tool] | None = None
+    tool_choice: str | None = None
+    speak: bool | None = None
+    voice: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    messages: Sequence[Message] | None = None
+    """Answer these instead of the history (out of band)."""
+    remember: bool = True
+    """False: the reply does not enter the history."""
+    metadata: dict[str, Any] | None = None
+    """The session's own; comes back in ResponseStarted untouched."""
+
+
+# --- input events ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    item_id: str
+    """The id of the turn that has begun; its history entry will have it."""
+    start_ms: int
+    """Prefix padding included."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStopped:
+    item_id: str
+    end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class IdleTimeout:
+    """Nobody has spoken for idle_timeout_ms after the last reply was played out."""
+
+    item_id: str
+    start_ms: int
+    end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCommitted:
+    """The turn is over and has its place in the history; its transcript follows."""
+
+    item_id: str
+    previous_id: str | None
+    """The entry before it, None for the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartialTranscript:
+    """The caller's words so far (whole text, not a difference); may come before TurnCommitted."""
+
+    item_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinalTranscript:
+    item_id: str
+    text: str
+    """"" where nothing was understood."""
+    seconds: float
+    """Length of the transcribed sound."""
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptFailed:
+    item_id: str
+    message: str
+
+
+# --- output events ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseStarted:
+    response_id: str
+    request: ResponseRequest
+
+
+@dataclass(frozen=True, slots=True)
+class MessageStarted:
+    """An assistant message begins; its history entry (if remembered) has this id."""
+
+    response_id: str
+    item_id: str
+    output_index: int
+    previous_id: str | None
+    spoken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseText:
+    """More of the reply's text; comes before the sound that speaks it."""
+
+    response_id: str
+    item_id: str
+    delta: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseAudio:
+    """More of the reply's sound, at most 200 ms."""
+
+    response_id: str
+    item_id: str
+    samples: Samples
+    rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageDone:
+    response_id: str
+    item_id: str
+    output_index: int
+    text: str
+    """All that was sent of it as ResponseText."""
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallStarted:
+    response_id: str
+    item_id: str
+    output_index: int
+    previous_id: str | None
+    call_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallArguments:
+    response_id: str
+    item_id: str
+    delta: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDone:
+    response_id: str
+    item_id: str
+    output_index: int
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds from the confirmed end of the caller's turn (or from the request where there was
+    none) to each stage's first result; None where the stage did not run."""
+
+    transcript: float | None = None
+    first_token: float | None = None
+    first_audio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseDone:
+    """The last event of a response, whatever became of it."""
+
+    response_id: str
+    status: Status
+    reason: str = ""
+    """A CancelReason, "max_output_tokens", or the failed stage ("llm", "tts")."""
+    message: str = ""
+    """For people, where it failed."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    timing: Timing = field(default_factory=Timing)
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The caller spoke over the reply: stop playing. Comes right after SpeechStarted.
+
+    If the response was still being made, its MessageDone and ResponseDone follow at once.
+    """
+
+    response_id: str
+    item_id: str
+    heard_ms: int
+    """What the sent-audio clock says the caller can have heard of it."""
+
+
+PipelineEvent = (
+    SpeechStarted
+    | SpeechStopped
+    | IdleTimeout
+    | TurnCommitted
+    | PartialTranscript
+    | FinalTranscript
+    | TranscriptFailed
+    | ResponseStarted
+    | MessageStarted
+    | ResponseText
+    | ResponseAudio
+    | MessageDone
+    | ToolCallStarted
+    | ToolCallArguments
+    | ToolCallDone
+    | ResponseDone
+    | Interrupted
+)
