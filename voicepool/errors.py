@@ -5,6 +5,11 @@
     ├── PoolError
     │   └── IllegalEvent       the pool was told something its state table forbids; nothing changed
     ├── IpcError               a peer process broke the control protocol
+    ├── PipelineError          a session asked its pipeline for something it cannot do
+    │   ├── BufferTooSmall     less sound is buffered than a turn needs
+    │   ├── ResponseActive     a response is being made already
+    │   ├── DuplicateItem      the history has an entry with this id
+    │   └── UnknownItem        the history has no such entry
     └── EngineError            an engine cannot do what was asked; the session stays usable
         └── EngineUnavailable  a package or a model is missing: trying again cannot help
 """
@@ -51,6 +56,42 @@ class IllegalEvent(PoolError):
 
 class IpcError(VoicepoolError):
     """A peer process sent something that the control protocol does not know."""
+
+
+class PipelineError(VoicepoolError):
+    """A session asked its pipeline for something it cannot do. Nothing has changed."""
+
+
+class BufferTooSmall(PipelineError):
+    """Less sound is buffered than a turn needs."""
+
+    def __init__(self, milliseconds: float) -> None:
+        super().__init__(f"only {milliseconds:.2f} ms of sound are buffered")
+        self.milliseconds = milliseconds
+
+
+class ResponseActive(PipelineError):
+    """A response is being made already; cancel it or wait for its ResponseDone."""
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(f"response {response_id} is still being made")
+        self.response_id = response_id
+
+
+class DuplicateItem(PipelineError):
+    """The history has an entry with this id."""
+
+    def __init__(self, item_id: str) -> None:
+        super().__init__(f"the history has an entry {item_id!r} already")
+        self.item_id = item_id
+
+
+class UnknownItem(PipelineError):
+    """The history has no such entry."""
+
+    def __init__(self, item_id: str) -> None:
+        super().__init__(f"the history has no entry {item_id!r}")
+        self.item_id = item_id
 
 
 class EngineError(VoicepoolError):

@@ -56,6 +56,9 @@ class PipelineSettings:
     speed: float = 1.0
     max_tokens: int | None = None
     temperature: float | None = None
+    speculate: bool = True
+    """Start on the reply at a short silence, before the turn is confirmed; nothing of it is told
+    unless the final transcript is the one it answers. Never for turns that the session commits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,24 +216,44 @@ class ToolCallDone:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds from the confirmed end of the caller's turn (or from the request where there was
-    none) to each stage's first result; None where the stage did not run."""
+    """Where the time went until the first sound of a response, in seconds; None where the stage
+    did not run.
+
+    The first three count from the confirmed end of the caller's turn (or from the request where
+    there was none) to the stage's first result; 0 where speculation had it before. The next four
+    are what the engines themselves took, whenever they ran. `overhead` is what the pipeline added:
+    `first_audio` less the engines' time that fell into it.
+    """
 
     transcript: float | None = None
     first_token: float | None = None
     first_audio: float | None = None
+    stt: float | None = None
+    """The recogniser's final pass over the turn."""
+    llm: float | None = None
+    """From the request to the model's first token."""
+    clause: float | None = None
+    """From the first token to the first clause that can be spoken."""
+    tts: float | None = None
+    """From the clause to the synthesiser's first chunk."""
+    overhead: float | None = None
+    speculated: bool = False
+    """Whether the reply was begun before the turn was confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseDone:
-    """The last event of a response, whatever became of it."""
+    """The last event of a response, whatever became of it.
+
+    A tool call that was started and not done by then has been given up.
+    """
 
     response_id: str
     status: Status
     reason: str = ""
-    """A CancelReason, "max_output_tokens", or the failed stage ("llm", "tts")."""
+    """A CancelReason, "max_output_tokens", or the failed stage ("stt", "llm", "tts")."""
     message: str = ""
-    """For people, where it failed."""
+    """For the caller, where it failed; says nothing of the inside."""
     input_tokens: int = 0
     output_tokens: int = 0
     timing: Timing = field(default_factory=Timing)
@@ -240,7 +263,8 @@ class ResponseDone:
 class Interrupted:
     """The caller spoke over the reply: stop playing. Comes right after SpeechStarted.
 
-    If the response was still being made, its MessageDone and ResponseDone follow at once.
+    If the response was still being made, its MessageDone and ResponseDone follow at once. Left out
+    where the response has no message yet.
     """
 
     response_id: str
