@@ -1,9 +1,30 @@
-"""Settings: their names, defaults and help, and where each value came from."""
+"""Settings: their names, defaults and help, and where each value came from.
+
+`Settings` is the one table. TOML keys, environment names, flags, `--help` and the table in
+docs/operations.md all follow from its fields; nothing else in voicepool reads the environment or
+the configuration file. Later sources win:
+
+    default  <  voicepool.toml  <  VOICEPOOL_<NAME> (and MAX_CONNECTIONS)  <  --name
+"""
 
 from __future__ import annotations
 
+import difflib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from voicepool.errors import ConfigError
+from voicepool.setting import Spec, seconds, setting, specs
+
+FILE_NAME = "voicepool.toml"
+STAGES = ("vad", "stt", "llm", "tts")
+"""The tables of the configuration file that name an engine each."""
+MIN_KEY_LENGTH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,43 +32,369 @@ class Settings:
     """The effective settings. Times are seconds, sizes bytes."""
 
     # [server]
-    host: str = "127.0.0.1"
-    port: int = 8000
-    api_keys: tuple[str, ...] = ()
-    no_auth: bool = False
-    allowed_hosts: tuple[str, ...] = ()
-    allowed_origins: tuple[str, ...] = ()
-    trusted_proxies: tuple[str, ...] = ()
-    head_timeout: float = 5.0
-    max_heads: int = 1024
-    runtime_dir: str = ""
+    host: str = setting("server", "127.0.0.1", "address to listen on")
+    port: int = setting(
+        "server", 8000, "port to listen on; 0 takes a free one", least=0, most=65535
+    )
+    api_keys: tuple[str, ...] = setting(
+        "server", (), "keys that let a caller in; none: anyone may call", secret=True
+    )
+    no_auth: bool = setting(
+        "server", False, "let anyone call although the address is public and no key is set"
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        "server", (), "names besides the address itself that a Host header may carry"
+    )
+    allowed_origins: tuple[str, ...] = setting(
+        "server",
+        (),
+        "web origins besides our own whose pages may call, such as https://example.org",
+    )
+    trusted_proxies: tuple[str, ...] = setting(
+        "server", (), "addresses or networks whose X-Forwarded-For is believed"
+    )
+    head_timeout: float = seconds("server", 5.0, "time a client has to send its request head")
+    max_heads: int = setting(
+        "server", 1024, "unfinished request heads to keep; beyond it the oldest goes", least=1
+    )
+    runtime_dir: str = setting(
+        "server",
+        "",
+        "folder for this server's temporary files; empty: one of its own in the system's",
+    )
     # [pool]
-    workers: int = 2
-    max_connections: int = 2
-    spare: int = 0
-    max_waiting: int = 64
-    queue_timeout: float = 8.0
-    warmups: int = 1
-    hello_timeout: float = 30.0
-    warm_up_timeout: float = 300.0
-    ack_timeout: float = 3.0
-    heartbeat_interval: float = 2.0
-    heartbeat_timeout: float = 20.0
-    stop_timeout: float = 5.0
-    drain_timeout: float = 30.0
-    call_limit: float = 3600.0
-    strict: bool = False
+    workers: int = setting(
+        "pool", 2, "warm workers to keep ready; unset: max_connections", least=1, most=4096
+    )
+    max_connections: int = setting(
+        "pool", 2, "callers served at once; unset: workers", least=1, most=4096
+    )
+    spare: int = setting(
+        "pool",
+        0,
+        "processes beyond max_connections, so that a refill starts while the pool is full",
+        least=0,
+        most=4096,
+    )
+    max_waiting: int = setting(
+        "pool", 64, "callers that may wait for a worker; more get a 503", least=0, most=65536
+    )
+    queue_timeout: float = seconds(
+        "pool", 8.0, "longest wait for a worker before the caller gets a 503", zero=True
+    )
+    warmups: int = setting(
+        "pool", 1, "workers that warm up at once, per device", least=1, most=1024
+    )
+    hello_timeout: float = seconds("pool", 30.0, "time from fork to a worker's first message")
+    warm_up_timeout: float = seconds("pool", 300.0, "time a worker has to load its engines")
+    ack_timeout: float = seconds("pool", 3.0, "time a worker has to take the caller handed to it")
+    heartbeat_interval: float = seconds("pool", 2.0, "time between a worker's signs of life")
+    heartbeat_timeout: float = seconds("pool", 20.0, "silence after which a worker is killed")
+    stop_timeout: float = seconds("pool", 5.0, "time a worker has to exit when told to")
+    drain_timeout: float = seconds("pool", 30.0, "time calls have to end after SIGTERM", zero=True)
+    call_limit: float = seconds("pool", 3600.0, "longest call")
+    strict: bool = setting("pool", False, "fail at start unless every worker fits and comes up")
     # [budget]
-    ram_budget: int | None = None
-    ram_reserve: int = 512 << 20
-    ram_per_worker: int = 256 << 20
-    ram_soft_limit: int | None = None
-    ram_hard_limit: int | None = None
+    ram_budget: int | None = setting(
+        "budget",
+        None,
+        "most RAM for all workers together; unset: what the host has",
+        unit="bytes",
+        above=0,
+    )
+    ram_reserve: int = setting("budget", 512 << 20, "RAM to leave free", unit="bytes", least=0)
+    ram_per_worker: int = setting(
+        "budget",
+        256 << 20,
+        "a worker's RAM until the first one has been measured",
+        unit="bytes",
+        above=0,
+    )
+    ram_soft_limit: int | None = setting(
+        "budget", None, "a worker above it retires when its call is over", unit="bytes", above=0
+    )
+    ram_hard_limit: int | None = setting(
+        "budget", None, "a worker above it is killed", unit="bytes", above=0
+    )
     # [speech]
-    app: str = ""
-    profile: str = "auto"
+    app: str = setting(
+        "speech", "", "your own app as package.module:factory instead of the speech pipeline"
+    )
+    profile: str = setting(
+        "speech", "auto", "set of engines; auto takes cuda where it can, else embedded"
+    )
     engines: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The tables [vad], [stt], [llm] and [tts]: `engine` names it, the rest are its options."""
     # [log]
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["auto", "pretty", "json"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "log", "info", "least important messages to log"
+    )
+    log_format: Literal["auto", "pretty", "json"] = setting(
+        "log", "auto", "auto: pretty on a terminal, JSON lines elsewhere"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """Settings, and for each field's name where its value came from, in words."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+
+SPECS: Mapping[str, Spec] = specs(Settings)
+"""Every setting but `engines`, by name."""
+
+OTHER_ENV = ("VOICEPOOL_CONFIG", "VOICEPOOL_API_KEY", "VOICEPOOL_URL")
+"""Environment names that are no settings of the server: its file, and what its clients read."""
+
+
+def load(
+    flags: Mapping[str, str], environ: Mapping[str, str], cwd: Path, file: str | None = None
+) -> Effective:
+    """Gather the settings from all sources.
+
+    `flags` maps setting names to the texts given on the command line; `file` is `--config`.
+    Raises ConfigError with one line for each thing that is wrong.
+    """
+    problems: list[str] = []
+    given: dict[str, _Given] = {}
+    engines: dict[str, dict[str, Any]] = {}
+    found = _find_file(file, environ, cwd)
+    if found is not None:
+        document = _Document.read(*found)
+        given |= document.settings(problems)
+        engines = document.engines(problems)
+    given |= _parsed(_from_environ(environ, problems), problems)
+    given |= _parsed(
+        ((name, text, f"--{name.replace('_', '-')}") for name, text in flags.items()), problems
+    )
+    if not problems:
+        _size_pool(given, problems)
+    sources = {name: given[name].source if name in given else "default" for name in SPECS}
+    sources["engines"] = found[1] if engines and found else "default"
+    settings = Settings(**{name: item.value for name, item in given.items()}, engines=engines)
+    if not problems:
+        problems += _contradictions(settings, sources)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return Effective(settings, sources)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    value: Any
+    source: str
+
+
+def _parsed(texts: Iterable[tuple[str, str, str]], problems: list[str]) -> dict[str, _Given]:
+    """Values of (name, text, source); what cannot be read becomes a problem."""
+    given = {}
+    for name, text, source in texts:
+        spec = SPECS[name]
+        try:
+            given[name] = _Given(spec.from_text(text), source)
+        except ValueError:
+            problems.append(f"{source}: expected {spec.expected}{_got(spec, text)}")
+    return given
+
+
+def _got(spec: Spec, value: object) -> str:
+    return "" if spec.secret else f", got {value!r}"
+
+
+def _nearest(name: str, names: Iterable[str], written: Callable[[str], str] = str) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f"; did you mean {written(close[0])}?" if close else ""
+
+
+# --- the environment -------------------------------------------------------------------------
+
+
+def _env_name(name: str) -> str:
+    return SPECS[name].env
+
+
+def _from_environ(
+    environ: Mapping[str, str], problems: list[str]
+) -> Iterator[tuple[str, str, str]]:
+    """(name, text, source) of every variable that is a setting."""
+    names = {_env_name(name): name for name in SPECS}
+    ours = {key for key in environ if key.startswith("VOICEPOOL_")} - _service_links(environ)
+    for key in sorted(ours):
+        if key in names:
+            yield names[key], environ[key], key
+        elif key not in OTHER_ENV:
+            close = _nearest(key.removeprefix("VOICEPOOL_").lower(), SPECS, _env_name)
+            problems.append(f"{key}: no such setting{close}")
+    if "MAX_CONNECTIONS" in environ and SPECS["max_connections"].env not in ours:
+        yield "max_connections", environ["MAX_CONNECTIONS"], "MAX_CONNECTIONS"
+
+
+def _service_links(environ: Mapping[str, str]) -> set[str]:
+    """What Kubernetes sets in every pod beside a Service named "voicepool"; not ours to read."""
+    if "VOICEPOOL_SERVICE_HOST" not in environ:
+        return set()
+    link = re.compile(r"VOICEPOOL_(SERVICE_(HOST|PORT(_.*)?)|PORT_\d+_.*)")
+    links = {key for key in environ if link.fullmatch(key)}
+    return links | {"VOICEPOOL_PORT"} if "://" in environ.get("VOICEPOOL_PORT", "") else links
+
+
+# --- the file --------------------------------------------------------------------------------
+
+
+def _find_file(file: str | None, environ: Mapping[str, str], cwd: Path) -> tuple[Path, str] | None:
+    """The configuration file's path and what to call it, None where there is none."""
+    named = file or environ.get("VOICEPOOL_CONFIG")
+    if named:
+        return cwd / named, named
+    path = cwd / FILE_NAME
+    return (path, FILE_NAME) if path.exists() else None
+
+
+class _Document:
+    """A configuration file, parsed."""
+
+    def __init__(self, text: str, label: str) -> None:
+        self._lines = text.splitlines()
+        self._label = label
+        try:
+            self._tables = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{label}: not valid TOML: {error}") from error
+
+    @classmethod
+    def read(cls, path: Path, label: str) -> _Document:
+        try:
+            return cls(path.read_text(encoding="utf-8"), label)
+        except OSError as error:
+            raise ConfigError(f"{label}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{label}: not UTF-8 text") from error
+
+    def settings(self, problems: list[str]) -> dict[str, _Given]:
+        """The values of all tables but the engines'."""
+        given: dict[str, _Given] = {}
+        sections = dict.fromkeys(spec.section for spec in SPECS.values())
+        for section, table in self._tables.items():
+            if section in STAGES:
+                continue
+            if section not in sections:
+                problems.append(self._unknown_section(section, (*sections, *STAGES)))
+            elif not isinstance(table, dict):
+                problems.append(f"{self._at(section)}: {section}: expected a table, [{section}]")
+            else:
+                for name, value in table.items():
+                    self._take(section, name, value, given, problems)
+        return given
+
+    def _unknown_section(self, section: str, known: Iterable[str]) -> str:
+        if section in SPECS:
+            return (
+                f"{self._at(section)}: {section}: belongs in the table [{SPECS[section].section}]"
+            )
+        return f"{self._at(section)}: [{section}]: no such table{_nearest(section, known)}"
+
+    def _take(
+        self, section: str, name: str, value: object, given: dict[str, _Given], problems: list[str]
+    ) -> None:
+        at = self._at(name, section)
+        spec = SPECS.get(name)
+        if spec is None:
+            problems.append(f"{at}: {name}: no such setting{_nearest(name, SPECS)}")
+        elif spec.section != section:
+            problems.append(f"{at}: {name}: belongs in the table [{spec.section}]")
+        else:
+            try:
+                given[name] = _Given(spec.from_toml(value), at)
+            except ValueError:
+                problems.append(f"{at}: {name}: expected {spec.expected}{_got(spec, value)}")
+
+    def engines(self, problems: list[str]) -> dict[str, dict[str, Any]]:
+        """The tables of the stages; the engines check their own options."""
+        engines = {}
+        for stage in STAGES:
+            table = self._tables.get(stage, {})
+            if not isinstance(table, dict) or not isinstance(table.get("engine", ""), str):
+                problems.append(
+                    f'{self._at(stage)}: {stage}: expected a table such as engine = "name"'
+                )
+            elif table:
+                engines[stage] = table
+        return engines
+
+    def _at(self, name: str, section: str = "") -> str:
+        """The file and, where it can be told, the line that sets `name` in `section`.
+
+        tomllib keeps no positions, so this looks for the plain forms `[section]` and `name = `.
+        """
+        inside = ""
+        key = re.compile(rf"""\s*["']?{re.escape(name)}["']?\s*=""")
+        for number, line in enumerate(self._lines, 1):
+            if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
+                inside = header[1]
+            if (inside == section and key.match(line)) or (
+                header and not section and inside == name
+            ):
+                return f"{self._label}:{number}"
+        return self._label
+
+
+# --- checks across settings ------------------------------------------------------------------
+
+
+def _size_pool(given: dict[str, _Given], problems: list[str]) -> None:
+    """Whichever of workers and max_connections is unset follows the other."""
+    workers, limit = given.get("workers"), given.get("max_connections")
+    if workers and not limit:
+        given["max_connections"] = _Given(workers.value, "follows workers")
+    elif limit and not workers:
+        given["workers"] = _Given(limit.value, "follows max_connections")
+    elif workers and limit and workers.value > limit.value:
+        problems.append(
+            f"workers is {workers.value} ({workers.source}) but max_connections is {limit.value} "
+            f"({limit.source}): more warm workers than callers would never be used; raise "
+            f"max_connections to {workers.value} or lower workers to {limit.value}"
+        )
+
+
+def _contradictions(settings: Settings, sources: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with values that are each fine alone."""
+
+    def at(name: str) -> str:
+        return f"{name} ({sources[name]})"
+
+    if settings.heartbeat_timeout <= settings.heartbeat_interval:
+        yield f"{at('heartbeat_timeout')} must be longer than {at('heartbeat_interval')}"
+    soft, hard = settings.ram_soft_limit, settings.ram_hard_limit
+    if soft is not None and hard is not None and hard < soft:
+        yield f"{at('ram_hard_limit')} must not be below {at('ram_soft_limit')}"
+    for number, key in enumerate(settings.api_keys, 1):
+        if len(key) < MIN_KEY_LENGTH or not re.fullmatch(r"[!-+\--~]+", key):
+            yield (
+                f"{at('api_keys')}: key {number} must be {MIN_KEY_LENGTH} or more letters, digits "
+                "and signs, without spaces or commas; make one with: openssl rand -hex 24"
+            )
+    for network in settings.trusted_proxies:
+        try:
+            ipaddress.ip_network(network, strict=False)
+        except ValueError:
+            yield f"{at('trusted_proxies')}: {network!r} is not an address or network"
+    if settings.app and not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", settings.app):
+        yield f"{at('app')}: expected package.module:factory, got {settings.app!r}"
+    if not (is_loopback(settings.host) or settings.api_keys or settings.no_auth):
+        yield (
+            f"{at('host')}: {settings.host!r} is reachable from other machines and no key is set, "
+            "so anyone there could use your server: set VOICEPOOL_API_KEYS (make a key with: "
+            "openssl rand -hex 24), or say --no-auth if that is what you want"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can be reached from this machine alone, as far as its name tells."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
