@@ -58,7 +58,7 @@ def format_duration(seconds: float) -> str:
 
 def format_size(size: int) -> str:
     """`size` bytes in binary units, to three digits: "512 MiB", "1.5 GiB"."""
-    amount, units = float(size), iter(("B", "KiB", "MiB", "GiB", "TiB"))
+    amount, units = float(size), iter(("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
     unit = next(units)
     while amount >= 999.5:
         amount, unit = amount / 1024, next(units)
