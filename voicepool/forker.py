@@ -1,0 +1,279 @@
+"""The supervisor's side of the zygote: start it, ask it for forks, start another when it dies.
+
+Calls in progress never notice the death of a zygote. Forks that were asked for wait for the next
+one, unless the old one may have carried them out: those are found by their control sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+from voicepool import ipc, linux
+from voicepool.budget import Cost
+from voicepool.config import Settings
+from voicepool.errors import IpcError
+from voicepool.handles import WorkerHandle
+
+log = logging.getLogger("voicepool.supervisor")
+
+BACKOFF_BASE: Final = 0.25
+BACKOFF_CAP: Final = 30.0
+FORK_SECONDS: Final = 10.0
+"""A zygote that has not answered a fork request for so long hangs and is replaced."""
+PRELOAD_SECONDS: Final = 600.0
+GOODBYE_SECONDS: Final = 2.0
+
+_ONE_THREAD = {
+    # Thread pools of these libraries do not survive a fork, and one thread a worker is fastest.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+
+class ForkerEvents(Protocol):
+    """What the owner of a Forker is told."""
+
+    def zygote_ready(self, paths: list[str], footprint: Cost) -> None:
+        """It has preloaded; forks asked for are on their way."""
+
+    def zygote_failed(self, error: str, *, permanent: bool) -> None:
+        """It could not preload. `permanent`: it will not be tried again."""
+
+    def fork_failed(self, handle: WorkerHandle, error: str, *, permanent: bool) -> None:
+        """There is no process; the handle is released."""
+
+    def reaped(self, worker: int, pid: int, status: int) -> None:
+        """How a worker ended, for the log."""
+
+
+class Forker:
+    """Owns the zygote process and its control socket."""
+
+    def __init__(self, settings: Settings, runtime_dir: Path, events: ForkerEvents) -> None:
+        self._settings = settings
+        self._runtime_dir = runtime_dir
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+        self._rng = random.Random()
+        self._failures = 0
+        self._wanted: OrderedDict[int, WorkerHandle] = OrderedDict()
+        """Forks that no zygote has been asked for yet."""
+        self._asked: OrderedDict[int, WorkerHandle] = OrderedDict()
+        """Forks that the living zygote has been asked for and has not answered."""
+        self._ready = False
+        self._closing = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: ipc.Channel[ipc.FromZygote] | None = None
+        self._lifeline = -1
+        self._pidfd = -1
+        self._timer: asyncio.TimerHandle | None = None
+        self._gone = asyncio.Event()
+        self._gone.set()
+        self.restarts = -1
+
+    @property
+    def pid(self) -> int | None:
+        """The living zygote's, None between two of them."""
+        return self._process.pid if self._process else None
+
+    # -- life of the zygote
+
+    def start(self) -> None:
+        """Launch a zygote. Raises OSError."""
+        ours, theirs = ipc.Channel.pair()
+        lifeline_read, lifeline = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "voicepool.zygote", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, **_ONE_THREAD},
+            )
+            self._pidfd = os.pidfd_open(self._process.pid)
+            channel: ipc.Channel[ipc.FromZygote] = ipc.Channel(ours, ipc.FromZygote)
+            channel.send(self._configure(), [lifeline_read])
+        except OSError:
+            ours.close()
+            os.close(lifeline)
+            raise
+        finally:
+            theirs.close()
+            os.close(lifeline_read)
+        self._channel, self._lifeline = channel, lifeline
+        self._gone.clear()
+        self.restarts += 1
+        self._loop.add_reader(ours.fileno(), self._read)
+        self._loop.add_reader(self._pidfd, self._exited)
+        self._set_timer(PRELOAD_SECONDS, self._hung)
+
+    def _configure(self) -> ipc.Configure:
+        # Workers never check keys, so they shall not know them.
+        settings = msgspec.to_builtins(replace(self._settings, api_keys=()))
+        return ipc.Configure(
+            version=ipc.PROTOCOL_VERSION,
+            app=self._settings.app,
+            settings=settings,
+            runtime_dir=str(self._runtime_dir),
+        )
+
+    def _set_timer(self, seconds: float, callback: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, callback)  # type: ignore[arg-type]
+
+    def _hung(self) -> None:
+        log.error("zygote hangs", extra={"pid": self.pid})
+        self._kill()
+
+    def _kill(self) -> None:
+        if self._pidfd >= 0:
+            linux.signal_pidfd(self._pidfd, signal.SIGKILL)
+
+    def _exited(self) -> None:
+        """The zygote's pidfd is readable."""
+        process, channel = self._process, self._channel
+        assert process is not None
+        assert channel is not None
+        while self._read():
+            pass
+        self._loop.remove_reader(channel.fileno())
+        self._loop.remove_reader(self._pidfd)
+        channel.close()
+        os.close(self._pidfd)
+        os.close(self._lifeline)
+        status = process.wait()
+        self._process, self._channel, self._pidfd, self._lifeline = None, None, -1, -1
+        self._ready = False
+        # What it has forked without telling us lives on and will say so itself; for the rest the
+        # descriptors died with it, and the handles see EOF.
+        self._asked.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._gone.set()
+        if self._closing:
+            return
+        self._failures += 1
+        delay = min(BACKOFF_CAP, BACKOFF_BASE * 2 ** (self._failures - 1))
+        delay *= self._rng.uniform(0.5, 1.0)
+        log.warning("zygote died", extra={"status": status, "restart_in": round(delay, 3)})
+        self._set_timer(delay, self._restart)
+
+    def _restart(self) -> None:
+        try:
+            self.start()
+        except OSError as error:
+            self._failures += 1
+            log.error("zygote cannot be started", extra={"error": error.strerror})  # noqa: TRY400
+            delay = min(BACKOFF_CAP, BACKOFF_BASE * 2 ** (self._failures - 1))
+            self._set_timer(delay, self._restart)
+
+    async def close(self) -> None:
+        """End the zygote; the workers are gone already. Returns within seconds."""
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._channel is None:
+            return
+        self._loop.remove_reader(self._channel.fileno())
+        self._channel.socket.shutdown(2)
+        try:
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await self._gone.wait()
+        except TimeoutError:
+            self._kill()
+            await self._gone.wait()
+
+    # -- forks
+
+    def fork(self, handle: WorkerHandle) -> None:
+        """Ask for a worker, now or as soon as there is a zygote."""
+        self._wanted[handle.number] = handle
+        self._ask()
+
+    def forget(self, handle: WorkerHandle) -> bool:
+        """Whether the fork had not been asked for yet; then it will not be."""
+        return self._wanted.pop(handle.number, None) is not None
+
+    def _ask(self) -> None:
+        while self._ready and self._wanted and self._channel is not None:
+            number, handle = self._wanted.popitem(last=False)
+            request = ipc.Fork(number, handle.device, str(handle.tmpdir))
+            try:
+                self._channel.send(request, handle.inheritance)
+            except OSError:
+                # It is dying, or hangs with a full socket; either ends in `_exited`.
+                self._wanted[number] = handle
+                self._wanted.move_to_end(number, last=False)
+                return
+            handle.sent_to_zygote()
+            if not self._asked:
+                self._set_timer(FORK_SECONDS, self._hung)
+            self._asked[number] = handle
+
+    def _answered(self, worker: int) -> WorkerHandle | None:
+        handle = self._asked.pop(worker, None)
+        if self._asked:
+            self._set_timer(FORK_SECONDS, self._hung)
+        elif self._timer is not None:
+            self._timer.cancel()
+        return handle
+
+    # -- what the zygote says
+
+    def _read(self) -> bool:
+        """Take one message; False when there is none."""
+        assert self._channel is not None
+        try:
+            received = self._channel.receive()
+        except (BlockingIOError, ConnectionError):
+            return False
+        except IpcError:
+            log.exception("zygote broke the control protocol")
+            self._kill()
+            return False
+        if received is None:
+            self._loop.remove_reader(self._channel.fileno())
+            return False
+        self._dispatch(*received)
+        return True
+
+    def _dispatch(self, message: ipc.FromZygote, fds: list[int]) -> None:
+        match message:
+            case ipc.ZygoteReady():
+                ipc.check_version(message.version, "zygote")
+                self._ready = True
+                self._failures = 0
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._events.zygote_ready(message.paths, message.footprint)
+                self._ask()
+            case ipc.ZygoteFailed():
+                self._closing = self._closing or message.permanent
+                self._events.zygote_failed(message.error, permanent=message.permanent)
+            case ipc.Forked():
+                handle = self._answered(message.worker)
+                if handle is None:
+                    os.close(fds[0])
+                else:
+                    handle.adopt(message.pid, fds[0])
+            case ipc.ForkFailed():
+                handle = self._answered(message.worker)
+                if handle is not None:
+                    handle.abandon()
+                    self._events.fork_failed(handle, message.error, permanent=message.permanent)
+            case ipc.Reaped():
+                self._events.reaped(message.worker, message.pid, message.status)

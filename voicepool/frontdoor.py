@@ -1,0 +1,405 @@
+"""The front door: accept, peek at the request head without consuming it, and route.
+
+    FrontDoor     the listener; every connection becomes a Visitor
+    Heads         visitors whose request head is not complete yet
+    Farewells     visitors that got their answer and are let go politely
+    HangupWatch   callers who wait: only their hanging up is noticed, their bytes stay unread
+
+A visitor's socket has one owner at any time: one of these, or whoever `on_visitor` gave it to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import select
+import socket
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from voicepool.answers import refuse
+from voicepool.errors import ConfigError
+from voicepool.request import MAX_HEAD, BadRequest, Head, parse_head
+
+log = logging.getLogger("voicepool.frontdoor")
+
+BACKLOG: Final = 4096
+ACCEPTS_PER_WAKEUP: Final = 64
+REARM_SECONDS: Final = 0.25
+"""How soon a listener that ran out of descriptors tries again, if none came back before."""
+FAREWELL_SECONDS: Final = 2.0
+MAX_FAREWELLS: Final = 256
+FAREWELL_BYTES: Final = 4 << 20
+"""What a visitor may still send after its answer before it is cut off."""
+
+_OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Visitor:
+    """One accepted connection that nothing has been read from."""
+
+    __slots__ = ("address", "head", "peeked", "sock")
+
+    def __init__(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        self.sock = sock
+        self.address = address
+        self.peeked = b""
+        """What the last peek saw."""
+        self.head: Head | None = None
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def peek(self) -> bool:
+        """Look at what is there; whether there is more than last time. Raises OSError, also
+        BlockingIOError when there is nothing at all."""
+        before = len(self.peeked)
+        self.peeked = self.sock.recv(MAX_HEAD, socket.MSG_PEEK)
+        return len(self.peeked) > before
+
+    def still_there(self) -> bool:
+        """Whether the untouched head can still be read by somebody else."""
+        try:
+            return self.sock.recv(MAX_HEAD, socket.MSG_PEEK).startswith(self.peeked)
+        except OSError:
+            return False
+
+
+class FrontDoor:
+    """The listening socket and everybody who came in by it and has not been given away."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        on_visitor: Callable[[Visitor], None],
+        *,
+        head_timeout: float,
+        max_heads: int,
+    ) -> None:
+        """`on_visitor` gets each visitor whose head is complete, and owns it from then on."""
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self.farewells = Farewells(self._loop, self._rearm)
+        self._heads = Heads(
+            self._loop, on_visitor, self.farewells, timeout=head_timeout, most=max_heads
+        )
+        self._armed = False
+
+    @property
+    def heads(self) -> int:
+        """Visitors whose head is incomplete."""
+        return len(self._heads)
+
+    def open(self) -> None:
+        """Begin to accept."""
+        self._armed = True
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Take in who stands in the accept queue, then close the listener.
+
+        They reach `on_visitor` if their head is there already; the others are cut off.
+        """
+        self._disarm()
+        for _ in range(BACKLOG):
+            if not self._accept_one():
+                break
+        self._heads.close()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        try:
+            for _ in range(ACCEPTS_PER_WAKEUP):
+                if not self._accept_one():
+                    return
+        except OSError as error:
+            # Readable for as long as somebody waits: polling it on would spin.
+            log.warning("out of file descriptors", extra={"error": error.strerror})
+            self._disarm()
+            self._loop.call_later(REARM_SECONDS, self._rearm)
+
+    def _accept_one(self) -> bool:
+        """False when nobody waits. Raises OSError when this process has no descriptor left."""
+        try:
+            sock, address = self._listener.accept()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in _OUT_OF_DESCRIPTORS:
+                raise
+            return True  # that visitor left before it was accepted
+        sock.setblocking(False)
+        self._heads.add(Visitor(sock, (str(address[0]), int(address[1]))))
+        return True
+
+    def _disarm(self) -> None:
+        if self._armed:
+            self._armed = False
+            self._loop.remove_reader(self._listener.fileno())
+
+    def _rearm(self) -> None:
+        """A descriptor may have come back."""
+        if not self._armed and self._listener.fileno() >= 0:
+            self.open()
+
+
+class Heads:
+    """Visitors whose request head is incomplete, oldest first: one timer serves them all."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_complete: Callable[[Visitor], None],
+        farewells: Farewells,
+        *,
+        timeout: float,
+        most: int,
+    ) -> None:
+        self._loop = loop
+        self._on_complete = on_complete
+        self._farewells = farewells
+        self._timeout = timeout
+        self._most = most
+        self._deadlines: OrderedDict[Visitor, float] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._deadlines)
+
+    def add(self, visitor: Visitor) -> None:
+        """Look at the head, now and whenever there is more of it."""
+        if self._look(visitor):
+            return
+        if len(self._deadlines) >= self._most:
+            oldest = next(iter(self._deadlines))
+            self._give_up(oldest, 503, "too many requests are incomplete", "overloaded")
+        self._deadlines[visitor] = self._loop.time() + self._timeout
+        self._loop.add_reader(visitor.fileno(), self._on_readable, visitor)
+        if self._timer is None:
+            self._schedule()
+
+    def close(self) -> None:
+        """Cut off everybody."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for visitor in list(self._deadlines):
+            self._forget(visitor)
+            visitor.sock.close()
+
+    def _look(self, visitor: Visitor) -> bool:
+        """Peek; True when the visitor has been passed on, answered or closed."""
+        first = not visitor.peeked
+        try:
+            grown = visitor.peek()
+        except BlockingIOError:
+            return False
+        except OSError:
+            visitor.sock.close()
+            return True
+        if not grown:
+            # Readable without growth: it has closed its side before the head was complete.
+            visitor.sock.close()
+            return True
+        # While there is no empty line, only the first look can tell anything new: that this is
+        # no HTTP at all. Parsing on every byte would cost the square of the head's length.
+        if first or len(visitor.peeked) >= MAX_HEAD or _has_end(visitor.peeked):
+            try:
+                visitor.head = parse_head(visitor.peeked)
+            except BadRequest as error:
+                self._farewells.answer(visitor, refuse(error.status, error.message, "bad_request"))
+                return True
+            if visitor.head is not None:
+                self._pass_on(visitor)
+                return True
+        # Or the kernel would report the same bytes again and again.
+        visitor.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(visitor.peeked) + 1)
+        return False
+
+    def _pass_on(self, visitor: Visitor) -> None:
+        # Whoever reads it next must not wait for more bytes than there are.
+        with contextlib.suppress(OSError):
+            visitor.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        self._on_complete(visitor)
+
+    def _on_readable(self, visitor: Visitor) -> None:
+        self._loop.remove_reader(visitor.fileno())
+        if self._look(visitor):
+            self._deadlines.pop(visitor, None)
+        else:
+            self._loop.add_reader(visitor.fileno(), self._on_readable, visitor)
+
+    def _give_up(self, visitor: Visitor, status: int, message: str, code: str) -> None:
+        self._forget(visitor)
+        self._farewells.answer(visitor, refuse(status, message, code))
+
+    def _forget(self, visitor: Visitor) -> None:
+        del self._deadlines[visitor]
+        self._loop.remove_reader(visitor.fileno())
+
+    def _schedule(self) -> None:
+        oldest = next(iter(self._deadlines.values()), None)
+        self._timer = None if oldest is None else self._loop.call_at(oldest, self._expire)
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        while self._deadlines:
+            visitor, deadline = next(iter(self._deadlines.items()))
+            if deadline > now:
+                break
+            self._give_up(visitor, 408, "the request head did not arrive in time", "timeout")
+        self._schedule()
+
+
+class Farewells:
+    """Answered visitors: their remaining bytes are read and dropped until they close.
+
+    Closing a socket with unread bytes sends RST, which can destroy the answer on its way.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_closed: Callable[[], None]) -> None:
+        self._loop = loop
+        self._on_closed = on_closed
+        self._leaving: OrderedDict[socket.socket, tuple[float, list[int]]] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+        self._senders: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._leaving) + len(self._senders)
+
+    def answer(self, visitor: Visitor, response: bytes) -> None:
+        """Send `response` and let the visitor go; owns its socket from now on. Never raises."""
+        sock = visitor.sock
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            sock.recv(max(1, len(visitor.peeked)))
+            sent = sock.send(response)
+            if sent < len(response):
+                sender = self._loop.create_task(self._send_rest(sock, response[sent:]))
+                self._senders.add(sender)
+                sender.add_done_callback(self._senders.discard)
+                return
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._close(sock)
+            return
+        self._linger(sock)
+
+    async def _send_rest(self, sock: socket.socket, rest: bytes) -> None:
+        try:
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await self._loop.sock_sendall(sock, rest)
+            sock.shutdown(socket.SHUT_WR)
+        except (OSError, TimeoutError):
+            self._close(sock)
+            return
+        self._linger(sock)
+
+    def close(self) -> None:
+        """Close all that are left."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for sock in list(self._leaving):
+            self._let_go(sock)
+
+    def _linger(self, sock: socket.socket) -> None:
+        if len(self._leaving) >= MAX_FAREWELLS:
+            self._let_go(next(iter(self._leaving)))
+        deadline = self._loop.time() + FAREWELL_SECONDS
+        self._leaving[sock] = (deadline, [FAREWELL_BYTES])
+        self._loop.add_reader(sock.fileno(), self._discard, sock)
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._expire)
+
+    def _discard(self, sock: socket.socket) -> None:
+        _, left = self._leaving[sock]
+        try:
+            dropped = len(sock.recv(65536))
+        except BlockingIOError:
+            return
+        except OSError:
+            dropped = 0
+        left[0] -= dropped
+        if dropped == 0 or left[0] < 0:
+            self._let_go(sock)
+
+    def _let_go(self, sock: socket.socket) -> None:
+        del self._leaving[sock]
+        self._loop.remove_reader(sock.fileno())
+        self._close(sock)
+
+    def _close(self, sock: socket.socket) -> None:
+        sock.close()
+        self._on_closed()
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        while self._leaving:
+            sock, (deadline, _) = next(iter(self._leaving.items()))
+            if deadline > now:
+                break
+            self._let_go(sock)
+        oldest = next(iter(self._leaving.values()), None)
+        self._timer = None if oldest is None else self._loop.call_at(oldest[0], self._expire)
+
+
+class HangupWatch:
+    """Watches sockets for hang-up alone: their bytes belong to the worker that will read them.
+
+    asyncio cannot leave input out of what it polls for, so this is an epoll of its own, which is
+    itself polled by the event loop.
+    """
+
+    def __init__(self, on_hangup: Callable[[int], None]) -> None:
+        """`on_hangup(fd)` is called once; the fd is no longer watched by then."""
+        self._epoll = select.epoll()
+        self._on_hangup = on_hangup
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._epoll.fileno(), self._poll)
+
+    def watch(self, fd: int) -> None:
+        """HUP and ERR are always reported; RDHUP is the peer's half-close."""
+        self._epoll.register(fd, select.EPOLLRDHUP)
+
+    def forget(self, fd: int) -> None:
+        """Stop watching; a descriptor that is not watched is fine."""
+        with contextlib.suppress(FileNotFoundError):
+            self._epoll.unregister(fd)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _poll(self) -> None:
+        for fd, _ in self._epoll.poll(0):
+            self.forget(fd)
+            self._on_hangup(fd)
+
+
+def _has_end(data: bytes) -> bool:
+    """Whether an empty line can be in there, with or without carriage returns (RFC 9112, 2.2)."""
+    return b"\n\r\n" in data or b"\n\n" in data
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket. Raises OSError, and ConfigError where `host` is no address."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise ConfigError(f"host = {host!r} cannot be resolved: {error.strerror}") from error
+    family, _, _, _, address = found[0]
+    # With IPPROTO_TCP said, asyncio sets TCP_NODELAY on what is accepted here.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,232 @@
+"""The supervisor's end of one worker: its sockets, its life-line, its pidfd, its caller's socket.
+
+A handle carries out and reports; what should happen is the pool's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from voicepool import ipc, linux
+from voicepool.errors import IpcError
+from voicepool.frontdoor import Visitor
+from voicepool.pool import Reason
+
+log = logging.getLogger("voicepool.supervisor")
+
+DUMP_SIGNAL: Final = signal.SIGUSR2
+"""Makes a worker write the stacks of all its threads to stderr (`worker.DUMP_SIGNAL`)."""
+DUMP_SECONDS: Final = 0.1
+"""What a hung worker gets for that before it is killed."""
+
+_HUNG = frozenset(
+    {
+        Reason.HELLO_TIMEOUT,
+        Reason.WARM_UP_TIMEOUT,
+        Reason.ACK_TIMEOUT,
+        Reason.HEARTBEAT_TIMEOUT,
+        Reason.STOP_TIMEOUT,
+    }
+)
+
+
+class WorkerHandle:
+    """Owns everything the supervisor holds of one worker until `close`."""
+
+    def __init__(
+        self,
+        number: int,
+        device: str,
+        tmpdir: Path,
+        on_message: Callable[[WorkerHandle, ipc.FromWorker], None],
+        on_exit: Callable[[WorkerHandle], None],
+    ) -> None:
+        """`on_exit` is called once, when the process has ended and its last words are heard.
+
+        Raises OSError when this process is out of descriptors or the folder cannot be made.
+        """
+        self.number = number
+        self.device = device
+        self.tmpdir = tmpdir
+        self.pid: int | None = None
+        self.visitor: Visitor | None = None
+        """The supervisor's copy of the caller's socket, from Assign to Accepted."""
+        self.connection: int | None = None
+        self.error = ""
+        self.permanent = False
+        """What the worker said of why it failed to warm up."""
+        self._on_message = on_message
+        self._on_exit = on_exit
+        self._loop = asyncio.get_running_loop()
+        self._pidfd: int | None = None
+        self._gone = False
+        with contextlib.ExitStack() as undo:
+            ours, self._theirs = ipc.Channel.pair()
+            undo.callback(ours.close)
+            undo.callback(self._theirs.close)
+            self._lifeline_read, self._lifeline = os.pipe2(os.O_CLOEXEC)
+            undo.callback(os.close, self._lifeline_read)
+            undo.callback(os.close, self._lifeline)
+            tmpdir.mkdir(mode=0o700)
+            undo.pop_all()
+        self._channel: ipc.Channel[ipc.FromWorker] = ipc.Channel(ours, ipc.FromWorker)
+        self._loop.add_reader(ours.fileno(), self._read)
+        self._reading = True
+
+    # -- birth
+
+    @property
+    def inheritance(self) -> tuple[int, int]:
+        """The descriptors that the worker is to be forked with."""
+        return self._theirs.fileno(), self._lifeline_read
+
+    def sent_to_zygote(self) -> None:
+        """The zygote has copies now: close ours, so that EOF comes when the worker dies."""
+        self._theirs.close()
+        if self._lifeline_read >= 0:
+            os.close(self._lifeline_read)
+            self._lifeline_read = -1
+
+    def adopt(self, pid: int, pidfd: int) -> None:
+        """The fork's reply, or the worker's own word where that reply was lost."""
+        if self._pidfd is not None or self._gone:
+            os.close(pidfd)
+            return
+        self.pid, self._pidfd = pid, pidfd
+        self._loop.add_reader(pidfd, self._exited)
+
+    # -- life
+
+    def assign(self, visitor: Visitor, message: ipc.Assign) -> None:
+        """Pass the caller's socket; a copy stays here until it is acknowledged.
+
+        A worker that is dead already is no error: its end is on its way to us.
+        """
+        self.visitor, self.connection = visitor, message.connection
+        with contextlib.suppress(OSError):
+            self._channel.send(message, [visitor.fileno()])
+
+    def accepted(self) -> None:
+        """The worker owns the caller's socket now."""
+        if self.visitor is not None:
+            self.visitor.sock.close()
+            self.visitor = None
+
+    def stop(self, reason: Reason) -> None:
+        """Ask; a worker that does not listen is killed when its deadline has passed."""
+        with contextlib.suppress(OSError):
+            self._channel.send(ipc.Stop(reason.value))
+
+    def kill(self, reason: Reason) -> None:
+        """SIGKILL, with a dump of the stacks first where the worker hangs."""
+        if self._pidfd is not None and reason in _HUNG:
+            linux.signal_pidfd(self._pidfd, DUMP_SIGNAL)
+            self._loop.call_later(DUMP_SECONDS, self._kill)
+        else:
+            self._kill()
+
+    def _kill(self) -> None:
+        if self._gone:
+            return
+        if self._pidfd is not None:
+            linux.signal_pidfd(self._pidfd, signal.SIGKILL)
+        elif self._lifeline >= 0:
+            # No pidfd yet: the fork hangs, or its reply was lost. The kernel ends whoever
+            # holds the other end, or will when it arms it.
+            os.close(self._lifeline)
+            self._lifeline = -1
+
+    # -- what the worker says
+
+    def _read(self) -> None:
+        try:
+            alive = self._read_one()
+        except BlockingIOError:
+            return
+        except OSError:
+            # ECONNRESET: it died with something of ours unread. Its own words may follow.
+            return
+        except IpcError:
+            log.exception("worker broke the control protocol", extra={"worker": self.number})
+            alive = False
+        if alive:
+            return
+        self._stop_reading()
+        if self._pidfd is not None:
+            # It is dying, or it has closed its control socket and is of no more use.
+            self._kill()
+        else:
+            self._finish()
+
+    def _read_one(self) -> bool:
+        received = self._channel.receive()
+        if received is None:
+            return False
+        message, fds = received
+        if isinstance(message, ipc.Hello):
+            ipc.check_version(message.version, "worker")
+            self.adopt(message.pid, fds[0])
+        elif isinstance(message, ipc.Failed):
+            self.error, self.permanent = message.error, message.permanent
+        self._on_message(self, message)
+        return True
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._channel.fileno())
+
+    # -- death
+
+    def _exited(self) -> None:
+        """The pidfd is readable: hear the last words, then report."""
+        while self._reading:
+            try:
+                if not self._read_one():
+                    break
+            except ConnectionError:
+                continue
+            except (OSError, IpcError):
+                break
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._gone:
+            return
+        self._gone = True
+        self._stop_reading()
+        self._on_exit(self)
+        self.close()
+
+    def abandon(self) -> None:
+        """There is no process and never will be: let go of everything, report nothing."""
+        self._gone = True
+        self._stop_reading()
+        self.close()
+
+    def close(self) -> None:
+        """Release everything; the process is dead."""
+        self.sent_to_zygote()
+        self._channel.close()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            # Ours to reap if its zygote died before it did.
+            linux.reap(os.P_PIDFD, self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+        try:
+            self.tmpdir.rmdir()
+        except OSError:
+            # Not empty: a big one must not hold up the loop.
+            self._loop.run_in_executor(None, lambda: shutil.rmtree(self.tmpdir, ignore_errors=True))

@@ -1,0 +1,273 @@
+"""The control protocol between supervisor, zygote and workers.
+
+One message is one datagram on an AF_UNIX SOCK_SEQPACKET socketpair, MessagePack inside, with file
+descriptors riding along as SCM_RIGHTS. Every channel opens with a message that carries
+PROTOCOL_VERSION; unknown fields are ignored, so that a newer zygote can talk to a running
+supervisor, and unknown messages are an IpcError.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Generic, Self, TypeVar
+
+import msgspec
+
+from voicepool.budget import Cost
+from voicepool.errors import IpcError
+
+PROTOCOL_VERSION: Final = 1
+MAX_MESSAGE: Final = 128 * 1024
+MAX_FDS: Final = 4
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Base of all messages; the class name is the tag on the wire."""
+
+
+# --- supervisor → zygote ---------------------------------------------------------------------
+
+
+class Configure(Message, frozen=True):
+    """First message to a zygote. fds: [read end of its life-line]."""
+
+    version: int
+    app: str
+    """MODULE:FACTORY, or "" for the speech app."""
+    settings: dict[str, Any]
+    """voicepool.config.Settings as builtin types."""
+    runtime_dir: str
+    """Removed by the zygote should the supervisor be killed."""
+
+
+class Fork(Message, frozen=True):
+    """Fork one worker. fds: [its control socket, the read end of its life-line]."""
+
+    worker: int
+    device: str
+    tmpdir: str
+
+
+ToZygote = Configure | Fork
+
+
+# --- zygote → supervisor ---------------------------------------------------------------------
+
+
+class ZygoteReady(Message, frozen=True):
+    """Preloaded and frozen: forks may be asked for."""
+
+    version: int
+    paths: list[str]
+    """WebSocket paths that the app serves."""
+    footprint: Cost
+
+
+class ZygoteFailed(Message, frozen=True):
+    """Preloading failed; the zygote exits. `permanent`: only a new configuration can help."""
+
+    error: str
+    permanent: bool
+
+
+class Forked(Message, frozen=True):
+    """The fork happened. fds: [the child's pidfd, opened before anybody could reap it]."""
+
+    worker: int
+    pid: int
+
+
+class ForkFailed(Message, frozen=True):
+    """The fork did not happen: there is no process."""
+
+    worker: int
+    error: str
+    permanent: bool = False
+
+
+class Reaped(Message, frozen=True):
+    """A worker has been reaped. `status` as of `os.waitstatus_to_exitcode`: -N is signal N."""
+
+    worker: int
+    pid: int
+    status: int
+
+
+FromZygote = ZygoteReady | ZygoteFailed | Forked | ForkFailed | Reaped
+
+
+# --- supervisor → worker ---------------------------------------------------------------------
+
+
+class Assign(Message, frozen=True):
+    """Your one caller. fds: [the caller's socket, nothing read from it]."""
+
+    connection: int
+    host: str
+    port: int
+    identity: str = ""
+
+
+class Stop(Message, frozen=True):
+    """End your call, if there is one, and exit."""
+
+    reason: str
+
+
+ToWorker = Assign | Stop
+
+
+# --- worker → supervisor ---------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """The forked worker runs its own main and begins to load."""
+
+    version: int
+    pid: int
+
+
+class Ready(Message, frozen=True):
+    """Loaded, warmed by real inference, rehearsed through its own server."""
+
+    footprint: Cost
+
+
+class Accepted(Message, frozen=True):
+    """The acknowledgement of Assign: fd owned, nothing read yet."""
+
+    connection: int
+
+
+class Ended(Message, frozen=True):
+    """The call is over; the worker exits next."""
+
+    footprint: Cost
+    outcome: str
+    """"completed", "stopped" (we ended it) or "failed" (the app raised)."""
+
+
+class Beat(Message, frozen=True):
+    """A sign of life, every heartbeat_interval once ready."""
+
+    footprint: Cost
+
+
+class Failed(Message, frozen=True):
+    """Loading or warming failed; the worker exits next."""
+
+    error: str
+    permanent: bool
+
+
+FromWorker = Hello | Ready | Accepted | Ended | Beat | Failed
+
+
+# --- the channel -----------------------------------------------------------------------------
+
+In = TypeVar("In")
+
+
+class FdsLost(IpcError):
+    """A message came without its descriptors: this process is out of them (MSG_CTRUNC)."""
+
+
+class Channel(Generic[In]):
+    """One end of a control socket. Non-blocking unless the socket was made blocking.
+
+    Owns the socket. `incoming` is the union of messages that the peer may send.
+    """
+
+    def __init__(self, sock: socket.socket, incoming: Any) -> None:
+        self.socket = sock
+        self._decoder: msgspec.msgpack.Decoder[In] = msgspec.msgpack.Decoder(incoming)
+
+    @staticmethod
+    def pair() -> tuple[socket.socket, socket.socket]:
+        """Both ends of a new control socket, non-blocking, close-on-exec."""
+        ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in ends:
+            end.setblocking(False)
+        return ends
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """Send one message whole. Raises OSError: the peer is gone, or (BlockingIOError) does not
+        read, or (EMFILE, ETOOMANYREFS) the kernel cannot carry the descriptors."""
+        payload = _encoder.encode(message)
+        if fds:
+            socket.send_fds(self.socket, [payload], list(fds))
+        else:
+            self.socket.send(payload)
+
+    def receive(self) -> tuple[In, list[int]] | None:
+        """The next message and its descriptors (now the caller's to close); None at EOF.
+
+        Raises BlockingIOError when there is none, FdsLost, IpcError, and OSError: ECONNRESET says
+        that the peer left something of ours unread, and what the peer sent may still follow.
+        """
+        # socket.recv_fds would drop MSG_CMSG_CLOEXEC and a truncated descriptor silently.
+        data, ancillary, flags, _ = self.socket.recvmsg(
+            MAX_MESSAGE, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
+        )
+        fds = _descriptors(ancillary)
+        if not data:
+            _close_all(fds)
+            return None
+        try:
+            if flags & socket.MSG_TRUNC:
+                raise IpcError(f"a control message is longer than {MAX_MESSAGE} bytes")
+            if flags & socket.MSG_CTRUNC:
+                raise FdsLost("out of file descriptors: a passed socket was lost")
+            return self._decoder.decode(data), fds
+        except msgspec.MsgspecError as error:
+            _close_all(fds)
+            raise IpcError(f"a control message cannot be understood: {error}") from error
+        except IpcError:
+            _close_all(fds)
+            raise
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return fds.tolist()
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def check_version(version: int, peer: str) -> None:
+    """Raises IpcError unless `peer` speaks our protocol."""
+    if version != PROTOCOL_VERSION:
+        raise IpcError(
+            f"the {peer} speaks control protocol {version}, this process {PROTOCOL_VERSION}: "
+            "restart voicepool so that both run the same release"
+        )

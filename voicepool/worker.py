@@ -1,0 +1,420 @@
+"""A worker: one forked process that warms up, serves one caller, and exits.
+
+    main()      settle into a process of one's own, then run the event loop
+    Worker      load → warm up → rehearse → Ready → one Assign → serve → Ended → exit
+
+The supervisor hears of every step over the control socket; see `ipc.py` for the messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import itertools
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
+from websockets.typing import Subprotocol
+
+from voicepool import ipc, linux
+from voicepool.app import App, Caller, Negotiating, Rehearsing, caller
+from voicepool.budget import Cost
+from voicepool.config import Settings
+from voicepool.errors import ConfigError, EngineUnavailable
+from voicepool.inbox import Inbox
+
+log = logging.getLogger("voicepool.worker")
+
+REHEARSALS = 3
+"""Fake callers before the real one: the first sessions of a process pay for cold code paths."""
+REHEARSAL_SECONDS = 60.0
+LINGER_SECONDS = 2.0
+"""How long a caller may take to finish the closing handshake and close TCP."""
+HANDSHAKE_SECONDS = 10.0
+FOOTPRINT_EVERY = 5
+"""Heartbeats between two measurements of memory, which walks the page tables."""
+MAX_MESSAGE_SIZE = 1 << 20
+DUMP_SIGNAL = signal.SIGUSR2
+"""Makes a worker write the stacks of all its threads to stderr, even when it is stuck."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which worker this is, and what it was given."""
+
+    number: int
+    device: str
+    tmpdir: str
+
+
+def describe(error: BaseException) -> str:
+    """One line for people about why an app failed to start."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ConfigError | EngineUnavailable):
+        return text
+    return f"{type(error).__name__}: {text}"[:500]
+
+
+# --- the process -----------------------------------------------------------------------------
+
+
+def main(app: App, control: socket.socket, lifeline: int, place: Place, settings: Settings) -> int:
+    """Run the worker to its end in a freshly forked process; the exit status.
+
+    Owns `control` and `lifeline`, which stays open as long as the process lives.
+    """
+    _settle(lifeline, place)
+    channel: ipc.Channel[ipc.ToWorker] = ipc.Channel(control, ipc.ToWorker)
+    hello = ipc.Hello(ipc.PROTOCOL_VERSION, os.getpid())
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        channel.send(hello, [pidfd])
+    finally:
+        os.close(pidfd)
+    # Not asyncio.run: it would join threads of the app that may never end. The caller _exits.
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop.run_until_complete(Worker(app, channel, place, settings, loop).run())
+
+
+def _settle(lifeline: int, place: Place) -> None:
+    """Become a process of one's own; what the zygote had must not shine through."""
+    os.setsid()
+    linux.arm_lifeline(lifeline)
+    linux.name_process(f"vp-worker-{place.number}")
+    linux.raise_oom_score()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    faulthandler.register(DUMP_SIGNAL, all_threads=True)
+    os.environ["TMPDIR"] = place.tmpdir
+    tempfile.tempdir = None
+    _place_on(place.device)
+    _reseed()
+
+
+def _place_on(device: str) -> None:
+    """Show CUDA the one GPU that the budget chose; before anything imports it."""
+    kind, _, index = device.partition(":")
+    if kind == "cuda":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        number = int(index)
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[number] if visible != [""] else index
+
+
+def _reseed() -> None:
+    """No two forks of one zygote may draw the same random numbers."""
+    random.seed()
+    if "numpy" in sys.modules:
+        import numpy as np
+
+        np.random.seed(int.from_bytes(os.urandom(4), "little"))
+    if "torch" in sys.modules:
+        import torch  # type: ignore[import-not-found, unused-ignore]
+
+        torch.manual_seed(int.from_bytes(os.urandom(8), "little") >> 1)
+
+
+def preload() -> None:
+    """In the zygote: warm the code that every worker runs for its caller.
+
+    Plays a whole fake session through a WebSocket server in this process, so that modules are
+    imported and CPython's inline caches filled before the fork, once for all workers.
+    """
+
+    async def play() -> None:
+        inbox = Inbox()
+        server = await _serve(_echo, inbox)
+        for _ in range(REHEARSALS):
+            await _hang_up_after_echo(await inbox.dial("/"))
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(play())
+
+
+async def _echo(websocket: ServerConnection) -> None:
+    async for message in websocket:
+        await websocket.send(message)
+
+
+async def _hang_up_after_echo(client: ClientConnection) -> None:
+    async with client:
+        await client.send(bytes(1024))
+        await client.recv()
+
+
+class _Connection(ServerConnection):
+    """Tells when its TCP connection is gone, whether or not a handshake ever happened."""
+
+    lost: asyncio.Event
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.lost = asyncio.Event()
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.lost.set()
+
+
+async def _serve(
+    handler: Callable[[ServerConnection], Awaitable[None]],
+    inbox: Inbox,
+    app: object = None,
+    create_connection: Callable[..., ServerConnection] = _Connection,
+) -> Server:
+    """The one way in which a worker's WebSocket server is made, rehearsal and call alike."""
+    subprotocols: list[Subprotocol] = []
+    max_size = MAX_MESSAGE_SIZE
+    if isinstance(app, Negotiating):
+        subprotocols = [Subprotocol(name) for name in app.subprotocols]
+        max_size = app.max_message_size
+    return await serve(
+        handler,
+        sock=inbox,
+        # Typed as a class there; any callable that makes a connection serves.
+        create_connection=cast(type[ServerConnection], create_connection),
+        compression=None,
+        subprotocols=subprotocols or None,
+        max_size=max_size,
+        open_timeout=HANDSHAKE_SECONDS,
+        close_timeout=LINGER_SECONDS,
+        logger=_silent,
+    )
+
+
+_silent = logging.getLogger("voicepool.worker.websockets")
+_silent.setLevel(logging.CRITICAL)
+"""websockets would log a traceback for every client that breaks a handshake off."""
+
+
+# --- the worker ------------------------------------------------------------------------------
+
+
+class Worker:
+    """One worker's life on its event loop; made and run on that loop."""
+
+    def __init__(
+        self,
+        app: App,
+        channel: ipc.Channel[ipc.ToWorker],
+        place: Place,
+        settings: Settings,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.app = app
+        self.channel = channel
+        self.place = place
+        self.settings = settings
+        self.inbox = Inbox()
+        self._loop = loop
+        self._footprint = Cost()
+        self._caller: Caller | None = None
+        self._assigned: asyncio.Future[Caller] = loop.create_future()
+        self._connected: asyncio.Future[_Connection] = loop.create_future()
+        self._handled: asyncio.Future[str] = loop.create_future()
+        self._stopped: asyncio.Future[str] = loop.create_future()
+        self._handler: asyncio.Task[None] | None = None
+
+    async def run(self) -> int:
+        """From the first load to the end of the one call; the exit status."""
+        self._loop.add_reader(self.channel.fileno(), self._on_control)
+        # Not `async with`: its exit waits for callers, and this process has deadlines of its own.
+        await _serve(self._handle, self.inbox, self.app, self._make_connection)
+        warm = self._loop.create_task(self._become_ready())
+        await self._first(warm, self._stopped)
+        if not warm.done():
+            return 0
+        if error := warm.exception():
+            return self._fail(error)
+        beats = self._loop.create_task(self._beat())
+        await self._first(self._assigned, self._stopped)
+        if self._assigned.done():
+            outcome = await self._serve_call()
+            self._measure()
+            self._send(ipc.Ended(self._footprint, outcome))
+        beats.cancel()
+        return 0
+
+    async def _first(self, *futures: asyncio.Future[Any]) -> None:
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+    # -- warming
+
+    async def _become_ready(self) -> None:
+        with linux.low_priority():
+            await self._in_thread(self._load_and_warm)
+            async with asyncio.timeout(REHEARSAL_SECONDS):
+                for _ in range(REHEARSALS):
+                    await self._rehearse()
+        self._measure()
+        self._send(ipc.Ready(self._footprint))
+
+    def _load_and_warm(self) -> None:
+        self.app.load(self.place.device)
+        self.app.warm_up()
+
+    async def _rehearse(self) -> None:
+        async with await self.inbox.dial(self.app.paths[0]) as client:
+            if isinstance(self.app, Rehearsing):
+                await self.app.rehearse(client)
+
+    def _fail(self, error: BaseException) -> int:
+        permanent = isinstance(error, ConfigError | EngineUnavailable | ImportError)
+        if not permanent:
+            log.error("warm-up failed", exc_info=error, extra={"worker": self.place.number})
+        self._send(ipc.Failed(describe(error), permanent))
+        return 1
+
+    async def _in_thread(self, function: Callable[[], None]) -> None:
+        """Run `function` in a daemon thread: unlike an executor's it is never joined at exit."""
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def finish(error: BaseException | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        def run() -> None:
+            error: BaseException | None = None
+            try:
+                function()
+            # Libraries raise SystemExit when a download fails.
+            except BaseException as caught:  # noqa: BLE001
+                error = caught
+            if isinstance(error, StopIteration | SystemExit | KeyboardInterrupt):
+                error = RuntimeError(f"{type(error).__name__}: {error}")
+            self._loop.call_soon_threadsafe(finish, error)
+
+        threading.Thread(target=run, name="warm-up", daemon=True).start()
+        await done
+
+    # -- the control socket
+
+    def _on_control(self) -> None:
+        try:
+            received = self.channel.receive()
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            received = None
+        except ipc.FdsLost:
+            # Without an acknowledgement the supervisor gives its copy to another worker.
+            log.error("out of file descriptors", extra={"worker": self.place.number})  # noqa: TRY400
+            os._exit(1)
+        if received is None:
+            os._exit(0)
+        message, fds = received
+        if isinstance(message, ipc.Assign):
+            self._take(message, fds[0])
+        elif not self._stopped.done():
+            self._stopped.set_result(message.reason)
+
+    def _take(self, assign: ipc.Assign, fd: int) -> None:
+        connection = socket.socket(fileno=fd)
+        self._caller = Caller(assign.connection, assign.host, assign.port, assign.identity)
+        self._send(ipc.Accepted(assign.connection))
+        self.inbox.deliver(connection)
+        self._assigned.set_result(self._caller)
+
+    def _send(self, message: ipc.FromWorker) -> None:
+        # A supervisor that is gone is noticed on the reading side; one that does not read for so
+        # long that the socket is full learns the rest from this process's end.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            self.channel.send(message)
+
+    async def _beat(self) -> None:
+        for count in itertools.count(1):
+            await asyncio.sleep(self.settings.heartbeat_interval)
+            if count % FOOTPRINT_EVERY == 0:
+                await self._in_thread(self._measure)
+            self._send(ipc.Beat(self._footprint))
+
+    def _measure(self) -> None:
+        self._footprint = Cost(host=linux.private_bytes())
+
+    # -- the call
+
+    def _make_connection(self, *args: Any, **kwargs: Any) -> _Connection:
+        connection = _Connection(*args, **kwargs)
+        if self._caller is not None:
+            self._connected.set_result(connection)
+        return connection
+
+    async def _handle(self, websocket: ServerConnection) -> None:
+        if self._caller is None:
+            caller.set(Caller(0, "", 0, ""))
+            await self.app.serve(websocket)
+            return
+        caller.set(self._caller)
+        self._handler = asyncio.current_task()
+        outcome = "failed"
+        try:
+            outcome = await self._talk(websocket)
+        finally:
+            self._handled.set_result(outcome)
+
+    async def _talk(self, websocket: ServerConnection) -> str:
+        """Let the app talk to the caller, and close as is due; the outcome."""
+        try:
+            await self.app.serve(websocket)
+        except ConnectionClosed:
+            return "completed"
+        except asyncio.CancelledError:
+            if not self._stopped.done():
+                raise
+            reason = self._stopped.result()
+            code = CloseCode.SERVICE_RESTART if reason == "reload" else CloseCode.GOING_AWAY
+            await websocket.close(code, reason)
+            return "stopped"
+        except Exception as error:  # noqa: BLE001
+            # The message may hold what the caller said; type and place are enough to find it.
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            log.error(  # noqa: TRY400
+                "app failed", extra=self._fields(error=type(error).__name__, frames=frames)
+            )
+            await websocket.close(CloseCode.INTERNAL_ERROR, "the server failed")
+            return "failed"
+        return "completed"
+
+    async def _serve_call(self) -> str:
+        """Until the caller's TCP connection is gone, by itself or by our hand; the outcome."""
+        began = self._loop.time()
+        connection = await self._connected
+        lost = self._loop.create_task(connection.lost.wait())
+        await self._first(lost, self._handled, self._stopped)
+        if self._handler is not None and self._stopped.done():
+            self._handler.cancel()
+        ends: set[asyncio.Future[Any]] = {lost}
+        if self._handler is not None:
+            ends.add(self._handled)
+        await asyncio.wait(ends, timeout=LINGER_SECONDS)
+        if not lost.done():
+            # It has said goodbye, or should have, and keeps the connection open all the same.
+            connection.transport.abort()
+        outcome = self._handled.result() if self._handled.done() else "failed"
+        seconds = round(self._loop.time() - began, 3)
+        log.info("call ended", extra=self._fields(outcome=outcome, seconds=seconds))
+        return outcome
+
+    def _fields(self, **more: object) -> dict[str, object]:
+        number = self._caller.connection if self._caller else None
+        return {"worker": self.place.number, "connection": number, **more}
