@@ -1,0 +1,405 @@
+"""What the pool knows and says: states, settings, events, commands and the transition tables.
+
+The rules, in the order in which they matter:
+
+- A worker serves at most one connection in its life and then exits. It holds its reservation in
+  the budget until it has EXITED, and only ProcessExited (or SpawnFailed, where there never was a
+  process) says so.
+- A worker's state changes in two ways: by an event about that worker, or by a command that the
+  pool issues about it. WORKER_TABLE has both; a pair it lacks is illegal. The same holds for
+  connections and CONNECTION_TABLE. Both tables are functions: state and cause give the next state.
+- An event is checked against the tables before anything happens. An illegal one raises
+  IllegalEvent and nothing has changed.
+- What has ended is forgotten, or a server that runs for months would fill up. A worker's number
+  that was issued once and is unknown now means EXITED, and a connection's number not above the
+  highest that has arrived means that the connection has ended. So news that crosses with the end
+  (a heartbeat, a hang-up) is legal and changes nothing; but an acknowledgement from the dead is
+  not, because its connection may have been offered to somebody else meanwhile. The shell reads a
+  dead worker's control socket to the end before it reports ProcessExited.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from voicepool.budget import BudgetSettings, Cost, Reading
+from voicepool.errors import ConfigError
+
+
+class WorkerState(enum.Enum):
+    STARTING = "starting"
+    WARMING = "warming"
+    IDLE = "idle"
+    ASSIGNED = "assigned"
+    SERVING = "serving"
+    RETIRING = "retiring"
+    KILLING = "killing"
+    EXITED = "exited"
+
+
+class ConnectionState(enum.Enum):
+    WAITING = "waiting"
+    OFFERED = "offered"
+    ACCEPTED = "accepted"
+    DONE = "done"
+    REFUSED = "refused"
+    GONE = "gone"
+
+
+class Reason(enum.StrEnum):
+    """Why a caller was refused or a worker stopped or killed. Shown to people and in metrics."""
+
+    # a caller is refused
+    FULL = "full"
+    """The waiting room is full."""
+    TIMEOUT = "timeout"
+    """No worker came free within queue_timeout."""
+    UNAVAILABLE = "unavailable"
+    """No worker is alive and none will start until the configuration is mended."""
+    DRAINING = "draining"
+    """(also: a worker stops because the server is going down)"""
+    # a worker is stopped or killed
+    RELOAD = "reload"
+    BUDGET = "budget"
+    SURPLUS = "surplus"
+    CALL_LIMIT = "call_limit"
+    SOFT_LIMIT = "soft_limit"
+    HARD_LIMIT = "hard_limit"
+    HELLO_TIMEOUT = "hello_timeout"
+    WARM_UP_TIMEOUT = "warm_up_timeout"
+    ACK_TIMEOUT = "ack_timeout"
+    HEARTBEAT_TIMEOUT = "heartbeat_timeout"
+    STOP_TIMEOUT = "stop_timeout"
+    KILL_TIMEOUT = "kill_timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """All times are seconds."""
+
+    workers: int
+    """Warm target N: idle workers to keep while nobody calls."""
+    max_connections: int
+    """M: callers at once. N <= M."""
+    spare: int = 0
+    """S: processes beyond M, so that refill can start at acquisition even when N = M."""
+    max_waiting: int = 64
+    queue_timeout: float = 8.0
+    warmups: int = 1
+    """Workers that may be STARTING or WARMING at once, per device."""
+    hello_timeout: float = 30.0
+    warm_up_timeout: float = 300.0
+    ack_timeout: float = 3.0
+    heartbeat_timeout: float = 20.0
+    stop_timeout: float = 5.0
+    kill_timeout: float = 5.0
+    drain_timeout: float = 30.0
+    call_limit: float | None = 3600.0
+    backoff_base: float = 0.5
+    backoff_cap: float = 60.0
+    settle: float = 5.0
+    """An idle worker this old, or one that took a caller, ends a run of failures."""
+    refill_guess: float = 5.0
+    """What Retry-After takes the time from Spawn to ready for, until it has been measured."""
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.workers <= self.max_connections:
+            raise ConfigError(
+                f"workers must be from 1 to max_connections, but workers = {self.workers}"
+                f" and max_connections = {self.max_connections}"
+            )
+        for name in ("spare", "max_waiting", "queue_timeout", "drain_timeout"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}")
+        # A deadline must lie ahead, else the same Tick would meet it again and again.
+        for name in _POSITIVE:
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0, but is {getattr(self, name)}")
+        if self.call_limit is not None and self.call_limit <= 0:
+            raise ConfigError(f"call_limit must be above 0, but is {self.call_limit}")
+
+
+_POSITIVE = (
+    "warmups",
+    "hello_timeout",
+    "warm_up_timeout",
+    "ack_timeout",
+    "heartbeat_timeout",
+    "stop_timeout",
+    "kill_timeout",
+    "backoff_base",
+    "backoff_cap",
+    "settle",
+    "refill_guess",
+)
+
+
+# --- events: what the shell tells the pool ---------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionArrived:
+    """A routed, authenticated WebSocket request wants a worker. `connection` is new."""
+
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLost:
+    """The caller hung up while WAITING; or, while OFFERED to a worker that will not take it, the
+    re-peek found the connection unfit to offer again (sent before that worker's ProcessExited)."""
+
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHello:
+    """The forked worker's first message."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """Loaded, warmed up by real inference and rehearsed; `footprint` is measured."""
+
+    worker: int
+    footprint: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class SessionAccepted:
+    """The acknowledgement: the worker owns the caller's socket and has read nothing yet. Also sent
+    when it is found while draining a dead or KILLING worker's control socket."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnded:
+    """The worker's call is over and it is about to exit."""
+
+    worker: int
+    footprint: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    worker: int
+    footprint: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessExited:
+    """The worker's pidfd is readable and its control socket has been read to EOF.
+
+    Legal from every state: processes die when they like. `error` says why it never got ready,
+    where it could say so; `permanent` means that only a new configuration can help.
+    """
+
+    worker: int
+    error: str = ""
+    permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    """The fork did not happen: there is no process."""
+
+    worker: int
+    error: str
+    permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetChanged:
+    """A probe's fresh readings, and what the zygote itself takes."""
+
+    readings: Mapping[str, Reading]
+    zygote: Cost = field(default_factory=Cost)
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadRequested:
+    """New settings (None: unchanged) and new code: every worker forked before is stale."""
+
+    settings: PoolSettings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """Serve nobody new; a second one ends the calls in progress too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """`next_deadline` has come."""
+
+
+Event = (
+    ConnectionArrived
+    | ConnectionLost
+    | WorkerHello
+    | WorkerReady
+    | SessionAccepted
+    | SessionEnded
+    | Heartbeat
+    | ProcessExited
+    | SpawnFailed
+    | BudgetChanged
+    | ReloadRequested
+    | DrainRequested
+    | Tick
+)
+
+
+# --- commands: what the pool tells the shell -------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Fork a worker with this new number on `device`; its budget is reserved."""
+
+    worker: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Pass the connection's socket to the worker; keep a copy until SessionAccepted."""
+
+    worker: int
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answer 503 with Retry-After and forget the connection."""
+
+    connection: int
+    reason: Reason
+    retry_after: int
+    """Whole seconds, at least 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Ask the worker to end its call, if it has one, and exit."""
+
+    worker: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGKILL by pidfd, stacks dumped first where `reason` is a missed deadline."""
+
+    worker: int
+    reason: Reason
+
+
+Command = Spawn | Assign | Refuse | Stop | Kill
+
+
+# --- the tables ------------------------------------------------------------------------------
+
+WorkerRow = tuple[WorkerState, type[Event] | type[Command]]
+ConnectionRow = tuple[ConnectionState, type[Event] | type[Command]]
+
+_W = WorkerState
+_C = ConnectionState
+
+WORKER_TABLE: Mapping[WorkerRow, WorkerState] = {
+    # the way of a worker that serves; Spawn makes it STARTING
+    (_W.STARTING, WorkerHello): _W.WARMING,
+    (_W.WARMING, WorkerReady): _W.IDLE,
+    (_W.IDLE, Assign): _W.ASSIGNED,
+    (_W.ASSIGNED, SessionAccepted): _W.SERVING,
+    (_W.SERVING, SessionEnded): _W.RETIRING,
+    (_W.RETIRING, ProcessExited): _W.EXITED,
+    # told to go. ASSIGNED is not: it may have the caller's socket in its hands without having
+    # said so, and its deadline is near.
+    (_W.STARTING, Stop): _W.RETIRING,
+    (_W.WARMING, Stop): _W.RETIRING,
+    (_W.IDLE, Stop): _W.RETIRING,
+    (_W.SERVING, Stop): _W.RETIRING,
+    # a deadline missed, or too much memory
+    (_W.STARTING, Kill): _W.KILLING,
+    (_W.WARMING, Kill): _W.KILLING,
+    (_W.IDLE, Kill): _W.KILLING,
+    (_W.ASSIGNED, Kill): _W.KILLING,
+    (_W.SERVING, Kill): _W.KILLING,
+    (_W.RETIRING, Kill): _W.KILLING,
+    (_W.KILLING, Kill): _W.KILLING,
+    # processes die when they like, and there may never have been one
+    (_W.STARTING, ProcessExited): _W.EXITED,
+    (_W.WARMING, ProcessExited): _W.EXITED,
+    (_W.IDLE, ProcessExited): _W.EXITED,
+    (_W.ASSIGNED, ProcessExited): _W.EXITED,
+    (_W.SERVING, ProcessExited): _W.EXITED,
+    (_W.KILLING, ProcessExited): _W.EXITED,
+    (_W.EXITED, ProcessExited): _W.EXITED,
+    (_W.STARTING, SpawnFailed): _W.EXITED,
+    (_W.RETIRING, SpawnFailed): _W.EXITED,
+    (_W.KILLING, SpawnFailed): _W.EXITED,
+    # measures of one that has loaded at least in part
+    (_W.WARMING, Heartbeat): _W.WARMING,
+    (_W.IDLE, Heartbeat): _W.IDLE,
+    (_W.ASSIGNED, Heartbeat): _W.ASSIGNED,
+    (_W.SERVING, Heartbeat): _W.SERVING,
+    # news that crossed with the order to go
+    (_W.RETIRING, WorkerHello): _W.RETIRING,
+    (_W.RETIRING, WorkerReady): _W.RETIRING,
+    (_W.RETIRING, Heartbeat): _W.RETIRING,
+    (_W.RETIRING, SessionEnded): _W.RETIRING,
+    (_W.KILLING, WorkerHello): _W.KILLING,
+    (_W.KILLING, WorkerReady): _W.KILLING,
+    (_W.KILLING, Heartbeat): _W.KILLING,
+    (_W.KILLING, SessionAccepted): _W.KILLING,
+    (_W.KILLING, SessionEnded): _W.KILLING,
+    (_W.EXITED, WorkerHello): _W.EXITED,
+    (_W.EXITED, WorkerReady): _W.EXITED,
+    (_W.EXITED, Heartbeat): _W.EXITED,
+    (_W.EXITED, SessionEnded): _W.EXITED,
+}
+"""What an event about a worker, or a command about it, makes of its state. Total: a pair that is
+not here is illegal."""
+
+CONNECTION_TABLE: Mapping[ConnectionRow, ConnectionState] = {
+    # the way of a caller who is served; ConnectionArrived makes it WAITING
+    (_C.WAITING, Assign): _C.OFFERED,
+    (_C.OFFERED, SessionAccepted): _C.ACCEPTED,
+    (_C.ACCEPTED, SessionEnded): _C.DONE,
+    # its worker died: before the acknowledgement somebody else may serve it, after it nobody
+    (_C.OFFERED, ProcessExited): _C.WAITING,
+    (_C.ACCEPTED, ProcessExited): _C.DONE,
+    # refused, or hung up
+    (_C.WAITING, Refuse): _C.REFUSED,
+    (_C.WAITING, ConnectionLost): _C.GONE,
+    (_C.OFFERED, ConnectionLost): _C.GONE,
+    # a hang-up that crossed with something final; after the acknowledgement it is the worker's
+    (_C.ACCEPTED, ConnectionLost): _C.ACCEPTED,
+    (_C.DONE, ConnectionLost): _C.DONE,
+    (_C.REFUSED, ConnectionLost): _C.REFUSED,
+    (_C.GONE, ConnectionLost): _C.GONE,
+    # the end of a worker whose connection has ended already
+    (_C.DONE, ProcessExited): _C.DONE,
+    (_C.GONE, ProcessExited): _C.GONE,
+}
+"""The same for connections. SessionAccepted, SessionEnded and ProcessExited reach the connection
+that their worker has, and the first two are illegal where it has none."""
+
+DEADLINES: Mapping[WorkerState, tuple[str, Reason]] = {
+    _W.STARTING: ("hello_timeout", Reason.HELLO_TIMEOUT),
+    _W.WARMING: ("warm_up_timeout", Reason.WARM_UP_TIMEOUT),
+    _W.IDLE: ("heartbeat_timeout", Reason.HEARTBEAT_TIMEOUT),
+    _W.ASSIGNED: ("ack_timeout", Reason.ACK_TIMEOUT),
+    _W.SERVING: ("heartbeat_timeout", Reason.HEARTBEAT_TIMEOUT),
+    _W.RETIRING: ("stop_timeout", Reason.STOP_TIMEOUT),
+    _W.KILLING: ("kill_timeout", Reason.KILL_TIMEOUT),
+}
+"""The setting that limits each state, and the reason of the Kill when it is over. A heartbeat
+renews IDLE and SERVING; the other limits stand."""

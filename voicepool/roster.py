@@ -1,0 +1,147 @@
+"""Who is alive: the pool's workers, found by number, state and device without ever counting."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from voicepool.poolspec import Reason, WorkerState
+
+COMING = (WorkerState.STARTING, WorkerState.WARMING)
+CALLING = (WorkerState.ASSIGNED, WorkerState.SERVING)
+LEAVING = (WorkerState.RETIRING, WorkerState.KILLING)
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One worker, from its Spawn until it has exited."""
+
+    number: int
+    device: str
+    born: float
+    since: float
+    state: WorkerState = WorkerState.STARTING
+    connection: int | None = None
+    """The connection that it has or had; never a second one."""
+    loaded: bool = False
+    """It has reported ready."""
+    accepted: bool = False
+    """It has taken a caller."""
+    reason: Reason | None = None
+    """Of the last Stop or Kill."""
+    dismissed: bool = False
+    """Stopped by a decision that says nothing against it."""
+    stale: bool = False
+    """Forked before the last reload."""
+
+
+class Roster:
+    """All live workers. Every question is answered in constant time."""
+
+    def __init__(self) -> None:
+        self._workers: dict[int, Worker] = {}
+        self._states = dict.fromkeys(WorkerState, 0)
+        self._fresh: OrderedDict[int, Worker] = OrderedDict()
+        self._stale: OrderedDict[int, Worker] = OrderedDict()
+        self._coming: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._workers.values())
+
+    def get(self, number: int) -> Worker | None:
+        return self._workers.get(number)
+
+    def add(self, worker: Worker) -> None:
+        self._workers[worker.number] = worker
+        self._enter(worker)
+
+    def move(self, worker: Worker, state: WorkerState) -> None:
+        """Set the worker's state; one that has exited is forgotten."""
+        self._leave(worker)
+        worker.state = state
+        if state is WorkerState.EXITED:
+            del self._workers[worker.number]
+        else:
+            self._enter(worker)
+
+    def make_stale(self) -> list[Worker]:
+        """Mark everybody as forked before a reload; returns those who were not, oldest first."""
+        turned = [worker for worker in self if not worker.stale]
+        for worker in turned:
+            worker.stale = True
+        self._stale.update(self._fresh)
+        self._fresh.clear()
+        return turned
+
+    # -- counts
+
+    def count(self, state: WorkerState) -> int:
+        return self._states[state]
+
+    @property
+    def idle(self) -> int:
+        return len(self._fresh) + len(self._stale)
+
+    @property
+    def coming(self) -> int:
+        return self._sum(COMING)
+
+    @property
+    def callers(self) -> int:
+        return self._sum(CALLING)
+
+    @property
+    def leaving(self) -> int:
+        return self._sum(LEAVING)
+
+    def coming_on(self, device: str) -> int:
+        return self._coming[device]
+
+    # -- idle workers
+
+    @property
+    def next_idle(self) -> Worker | None:
+        """The one to hand out: the longest idle, a stale one only where there is no other."""
+        return _first(self._fresh) or _first(self._stale)
+
+    @property
+    def stale_idle(self) -> OrderedDict[int, Worker]:
+        """The idle workers that a reload has left to be replaced, longest idle first."""
+        return self._stale
+
+    @property
+    def most_dispensable(self) -> Worker | None:
+        """The idle worker to do without: a stale one, else the one that was ready last."""
+        return next(self.dispensable(), None)
+
+    def dispensable(self) -> Iterator[Worker]:
+        """Idle workers, those to do without first. Stop none of them while iterating."""
+        yield from self._stale.values()
+        yield from reversed(self._fresh.values())
+
+    # -- indexes
+
+    def _enter(self, worker: Worker) -> None:
+        self._states[worker.state] += 1
+        if worker.state is WorkerState.IDLE:
+            (self._stale if worker.stale else self._fresh)[worker.number] = worker
+        elif worker.state in COMING:
+            self._coming[worker.device] += 1
+
+    def _leave(self, worker: Worker) -> None:
+        self._states[worker.state] -= 1
+        if worker.state is WorkerState.IDLE:
+            del (self._stale if worker.stale else self._fresh)[worker.number]
+        elif worker.state in COMING:
+            self._coming[worker.device] -= 1
+
+    def _sum(self, states: tuple[WorkerState, ...]) -> int:
+        return sum(self._states[state] for state in states)
+
+
+def _first(queue: OrderedDict[int, Worker]) -> Worker | None:
+    return next(iter(queue.values()), None)
