@@ -1,17 +1,19 @@
 """Everything voicepool raises on purpose, and the exit codes that users see.
 
-    VoicepoolError
-    ├── ConfigError            a setting is wrong; the message says which and what to write
-    ├── PoolError
-    │   └── IllegalEvent       the pool was told something its state table forbids; nothing changed
-    ├── IpcError               a peer process broke the control protocol
-    ├── PipelineError          a session asked its pipeline for something it cannot do
-    │   ├── BufferTooSmall     less sound is buffered than a turn needs
-    │   ├── ResponseActive     a response is being made already
-    │   ├── DuplicateItem      the history has an entry with this id
-    │   └── UnknownItem        the history has no such entry
-    └── EngineError            an engine cannot do what was asked; the session stays usable
-        └── EngineUnavailable  a package or a model is missing: trying again cannot help
+VoicepoolError
+├── ConfigError            a setting is wrong; the message says which and what to write
+├── WavError               a file is not a WAV that can be read
+├── CallError              `talk` and `status`: no server, a refusal, or a call that broke off
+├── PoolError
+│   └── IllegalEvent       the pool was told something its state table forbids; nothing changed
+├── IpcError               a peer process broke the control protocol
+├── PipelineError          a session asked its pipeline for something it cannot do
+│   ├── BufferTooSmall     less sound is buffered than a turn needs
+│   ├── ResponseActive     a response is being made already
+│   ├── DuplicateItem      the history has an entry with this id
+│   └── UnknownItem        the history has no such entry
+└── EngineError            an engine cannot do what was asked; the session stays usable
+    └── EngineUnavailable  a package or a model is missing: trying again cannot help
 """
 
 from __future__ import annotations
@@ -44,6 +46,18 @@ class VoicepoolError(Exception):
 
 class ConfigError(VoicepoolError):
     """A setting is wrong. The message names the setting, its source and the remedy."""
+
+
+class WavError(VoicepoolError):
+    """A file is not a WAV that can be read. The message says why and what to do."""
+
+
+class CallError(VoicepoolError):
+    """A client's request to a server failed. The message says why and what to do."""
+
+    def __init__(self, message: str, code: ExitCode) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class PoolError(VoicepoolError):

@@ -1,0 +1,157 @@
+"""Connecting to a server as its caller: addresses, and what each way of failing means."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from urllib.parse import SplitResult, urlsplit
+
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as websocket_connect
+from websockets.exceptions import InvalidHandshake, InvalidStatus
+from websockets.http11 import Response
+
+from voicepool.config import is_loopback
+from voicepool.errors import CallError, ExitCode
+from voicepool.logs import escape
+
+CALL_PATH = "/v1/realtime"
+OPEN_TIMEOUT = 15.0
+"""Above the time that a full server holds a caller by default, so that its 503 arrives."""
+CLOSE_TIMEOUT = 2.0
+MAX_MESSAGE = 16 << 20
+_LONGEST_PAUSE = 30.0
+_SECURE = {"ws": "http", "wss": "https"}
+
+
+def call_url(url: str) -> str:
+    """`url` as a WebSocket address; without a path it gets that of the Realtime protocol.
+
+    Raises CallError (USAGE).
+    """
+    parts = _split(url)
+    path = parts.path if parts.path not in ("", "/") else CALL_PATH
+    return parts._replace(path=path).geturl()
+
+
+def http_url(url: str, path: str) -> str:
+    """The HTTP address of `path` on the server that `url` names. Raises CallError (USAGE)."""
+    parts = _split(url)
+    return parts._replace(scheme=_SECURE[parts.scheme], path=path, query="").geturl()
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of `url`, whose scheme is ws or wss whatever it said."""
+    try:
+        parts = urlsplit(url if "://" in url else f"ws://{url}")
+        valid = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
+    except ValueError:
+        valid = False
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme) if valid else ""
+    if scheme not in _SECURE:
+        raise CallError(
+            f"--url: expected an address such as ws://127.0.0.1:8000, got {url!r}", ExitCode.USAGE
+        )
+    return parts._replace(scheme=scheme, fragment="")
+
+
+class _Full(CallError):
+    """The server has no worker free; `retry_after` is its advice in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message, ExitCode.UNREACHABLE)
+        self.retry_after = retry_after
+
+
+@asynccontextmanager
+async def connect(
+    url: str, api_key: str, wait: float, tell: Callable[[str], None]
+) -> AsyncIterator[ClientConnection]:
+    """A connection to `url` for the block; closed after it.
+
+    While the server is full, tries again for up to `wait` seconds, and tells so each time.
+    Raises CallError.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            websocket = await _open(url, api_key)
+            break
+        except _Full as full:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+            pause = min(full.retry_after, left, _LONGEST_PAUSE)
+            tell(f"every worker is busy; trying again in {pause:.0f} s")
+            await asyncio.sleep(pause)
+    async with websocket:
+        yield websocket
+
+
+async def _open(url: str, api_key: str) -> ClientConnection:
+    host = urlsplit(url).hostname or ""
+    try:
+        return await websocket_connect(
+            url,
+            additional_headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
+            compression=None,
+            # A proxy from the environment cannot reach this machine's own loopback.
+            proxy=None if is_loopback(host) else True,
+            open_timeout=OPEN_TIMEOUT,
+            close_timeout=CLOSE_TIMEOUT,
+            max_size=MAX_MESSAGE,
+        )
+    except InvalidStatus as error:
+        raise _refused(url, error.response) from error
+    except InvalidHandshake as error:
+        raise CallError(
+            f"what answers at {url} is no WebSocket server: {escape(str(error))}",
+            ExitCode.UNREACHABLE,
+        ) from error
+    except TimeoutError as error:
+        raise CallError(
+            f"{url} did not answer within {OPEN_TIMEOUT:.0f} s", ExitCode.UNREACHABLE
+        ) from error
+    except OSError as error:
+        raise no_server(url, error) from error
+
+
+def no_server(url: str, error: OSError) -> CallError:
+    """Nobody listens at `url`, or it cannot be reached."""
+    why = escape(error.strerror or str(error))
+    return CallError(
+        f"no server at {url} ({why}); start one with: voicepool start", ExitCode.UNREACHABLE
+    )
+
+
+def _refused(url: str, response: Response) -> CallError:
+    status = response.status_code
+    if status == 503:
+        after = _seconds(response.headers.get("Retry-After", ""))
+        return _Full(
+            f"the server is full: {_why(response)}; try again in {after:.0f} s, "
+            "or let talk try for you with: --wait 60",
+            after,
+        )
+    advice = {
+        401: "the server wants an API key: give it with VOICEPOOL_API_KEY or --api-key",
+        403: "the server does not allow this address or origin (see allowed_hosts in its settings)",
+        404: f"the server takes no calls at {urlsplit(url).path}; voicepool's path is {CALL_PATH}",
+    }.get(status, f"the server answered {status}")
+    return CallError(f"{advice}: {_why(response)}", ExitCode.UNREACHABLE)
+
+
+def _seconds(header: str) -> float:
+    """A Retry-After header's seconds; its other form, a date, counts as 5."""
+    return max(1.0, float(header)) if header.isascii() and header.isdigit() else 5.0
+
+
+def _why(response: Response) -> str:
+    """The server's own words: `error.message` of a JSON body, else the reason phrase."""
+    try:
+        return escape(str(json.loads(response.body or b"")["error"]["message"]), 400)
+    except (ValueError, KeyError, TypeError):
+        return escape(f"{response.status_code} {response.reason_phrase}")
