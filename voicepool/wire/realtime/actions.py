@@ -1,0 +1,110 @@
+"""What the protocol asks its session to do, in order. Those with an outcome name the method of
+`RealtimeProtocol` that must be told of it; `refuse` where the pipeline would not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from voicepool.engines.base import Message
+from voicepool.events import PipelineSettings, ResponseRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send one server event as a text message."""
+
+    data: bytes
+    audio_of: str = ""
+    """The item whose sound this is: of no use any more once that reply is interrupted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """`pipeline.configure`."""
+
+    settings: PipelineSettings
+
+
+@dataclass(frozen=True, slots=True)
+class AppendAudio:
+    """`pipeline.push_audio`, decoded by `audio.decode` and resampled. Refused: WireError."""
+
+    audio: str
+    event_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """`pipeline.commit`. Refused: BufferTooSmall."""
+
+    event_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """`pipeline.clear`."""
+
+
+@dataclass(frozen=True, slots=True)
+class InsertItem:
+    """`pipeline.insert`, then `inserted`. Refused: DuplicateItem, UnknownItem.
+
+    Where `audio` is not "", it is transcribed first and its text takes the message's place.
+    """
+
+    item: dict[str, Any]
+    message: Message
+    after: str | None
+    event_id: str | None
+    audio: str = ""
+
+    @property
+    def item_id(self) -> str:
+        return str(self.item["id"])
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteItem:
+    """`pipeline.delete`; an item that the pipeline has no entry for is gone already."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TruncateItem:
+    """`pipeline.truncate`, then `truncated`. Refused: UnknownItem."""
+
+    item_id: str
+    audio_end_ms: int
+    event_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Respond:
+    """`pipeline.respond`. Refused: ResponseActive."""
+
+    request: ResponseRequest
+    event_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """`pipeline.cancel`. Refused where it returns False."""
+
+    response_id: str | None
+    event_id: str | None
+
+
+Action = (
+    Send
+    | Configure
+    | AppendAudio
+    | Commit
+    | Clear
+    | InsertItem
+    | DeleteItem
+    | TruncateItem
+    | Respond
+    | Cancel
+)

@@ -1,0 +1,96 @@
+"""What a client can do wrong on `/v1/realtime`: the `error` event's codes and messages.
+
+Real clients match on some of these codes, and on how some messages begin; those are kept as the
+OpenAI service words them. docs/protocol.md lists them for users.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+ErrorType = Literal["invalid_request_error", "server_error"]
+
+
+class WireError(Exception):
+    """A client's mistake. The session answers with an `error` event and goes on."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        param: str | None = None,
+        type: ErrorType = "invalid_request_error",
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+        self.type: ErrorType = type
+
+
+def invalid_value(message: str, param: str | None = None) -> WireError:
+    return WireError("invalid_value", message, param)
+
+
+def missing(param: str) -> WireError:
+    return WireError("missing_required_parameter", f"Missing required parameter: '{param}'.", param)
+
+
+def invalid_json(message: str) -> WireError:
+    return WireError("invalid_json", message)
+
+
+def too_large(message: str, param: str | None = None) -> WireError:
+    return WireError("string_above_max_length", message, param)
+
+
+def commit_empty(milliseconds: float) -> WireError:
+    return WireError(
+        "input_audio_buffer_commit_empty",
+        "Error committing input audio buffer: buffer too small. Expected at least 100ms of audio, "
+        f"but buffer only has {milliseconds:.2f}ms of audio.",
+    )
+
+
+def no_active_response() -> WireError:
+    return WireError("response_cancel_not_active", "Cancellation failed: no active response found")
+
+
+def response_active(response_id: str) -> WireError:
+    return WireError(
+        "conversation_already_has_active_response",
+        f"Conversation already has an active response in progress: {response_id}. "
+        "Wait until the response is finished before creating a new one.",
+    )
+
+
+def unknown_item(verb: Literal["retriev", "delet", "truncat"], item_id: str) -> WireError:
+    """`verb` without its ending: code and message take different ones."""
+    return WireError(
+        f"item_{verb}e_invalid_item_id",
+        f"Error {verb}ing item: the item with id '{item_id}' does not exist.",
+        "item_id",
+    )
+
+
+def duplicate_item(item_id: str) -> WireError:
+    return WireError(
+        "item_create_duplicate_item_id",
+        f"Error adding item: the item with id '{item_id}' already exists in the conversation.",
+        "item.id",
+    )
+
+
+def unknown_previous(item_id: str) -> WireError:
+    return WireError(
+        "item_create_invalid_previous_item_id",
+        f"Error adding item: the previous item with id '{item_id}' does not exist.",
+        "previous_item_id",
+    )
+
+
+def session_expired(minutes: float) -> WireError:
+    return WireError(
+        "session_expired",
+        f"Your session hit the maximum duration of {minutes:g} minutes.",
+    )
