@@ -113,11 +113,6 @@ class Roster:
         """The idle workers that a reload has left to be replaced, longest idle first."""
         return self._stale
 
-    @property
-    def most_dispensable(self) -> Worker | None:
-        """The idle worker to do without: a stale one, else the one that was ready last."""
-        return next(self.dispensable(), None)
-
     def dispensable(self) -> Iterator[Worker]:
         """Idle workers, those to do without first. Stop none of them while iterating."""
         yield from self._stale.values()
