@@ -385,12 +385,10 @@ CONNECTION_TABLE: Mapping[ConnectionRow, ConnectionState] = {
     (_C.DONE, ConnectionLost): _C.DONE,
     (_C.REFUSED, ConnectionLost): _C.REFUSED,
     (_C.GONE, ConnectionLost): _C.GONE,
-    # the end of a worker whose connection has ended already
-    (_C.DONE, ProcessExited): _C.DONE,
-    (_C.GONE, ProcessExited): _C.GONE,
 }
-"""The same for connections. SessionAccepted, SessionEnded and ProcessExited reach the connection
-that their worker has, and the first two are illegal where it has none."""
+"""The same for connections. SessionAccepted, SessionEnded and ProcessExited are also about the
+connection of their worker: without a row here the first two are illegal, and the last leaves it
+alone. A worker that was given a connection can no longer fail to be spawned."""
 
 DEADLINES: Mapping[WorkerState, tuple[str, Reason]] = {
     _W.STARTING: ("hello_timeout", Reason.HELLO_TIMEOUT),

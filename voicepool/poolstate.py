@@ -142,7 +142,11 @@ class PoolState:
         state = WorkerState.EXITED if worker is None else worker.state
         if (state, type(event)) not in WORKER_TABLE:
             raise IllegalEvent(f"{event}: the worker is {state.value}")
-        if worker is not None and isinstance(event, SessionAccepted | SessionEnded):
+        if worker is None:
+            return
+        if isinstance(event, SpawnFailed) and worker.connection is not None:
+            raise IllegalEvent(f"{event}: the worker was given a connection")
+        if isinstance(event, SessionAccepted | SessionEnded):
             if worker.connection is None:
                 raise IllegalEvent(f"{event}: the worker was given no connection")
             self._check_connection(event, worker.connection)
