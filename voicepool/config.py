@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from voicepool.errors import ConfigError
 from voicepool.setting import Spec, seconds, setting, specs
@@ -145,6 +145,7 @@ class Effective:
 SPECS: Mapping[str, Spec] = specs(Settings)
 """Every setting but `engines`, by name."""
 
+CLIENT_URL = "ws://127.0.0.1:8000"
 OTHER_ENV = ("VOICEPOOL_CONFIG", "VOICEPOOL_API_KEY", "VOICEPOOL_URL")
 """Environment names that are no settings of the server: its file, and what its clients read."""
 
@@ -388,6 +389,23 @@ def _contradictions(settings: Settings, sources: Mapping[str, str]) -> Iterator[
             "so anyone there could use your server: set VOICEPOOL_API_KEYS (make a key with: "
             "openssl rand -hex 24), or say --no-auth if that is what you want"
         )
+
+
+# --- what is no setting of the server ----------------------------------------------------------
+
+
+def client(url: str | None, api_key: str | None, environ: Mapping[str, str]) -> tuple[str, str]:
+    """The server's address and key for `talk` and `status`: flag, else environment."""
+    return (
+        url or environ.get("VOICEPOOL_URL") or CLIENT_URL,
+        api_key or environ.get("VOICEPOOL_API_KEY") or "",
+    )
+
+
+def wants_color(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether `stream` is a terminal whose user has not opted out (https://no-color.org)."""
+    opted_out = bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
+    return stream.isatty() and not opted_out
 
 
 def is_loopback(host: str) -> bool:

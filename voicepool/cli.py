@@ -1,0 +1,228 @@
+"""The `voicepool` command: its grammar, and what a user sees when something goes wrong."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import voicepool
+from voicepool import commands, config
+from voicepool.config import FILE_NAME, SPECS
+from voicepool.errors import CallError, ConfigError, EngineUnavailable, ExitCode, WavError
+from voicepool.quantities import parse_duration
+from voicepool.setting import Spec
+
+_EXIT_CODES = """exit codes:
+  0 all went well        1 a bug in voicepool          2 a wrong command line or setting
+  3 cannot listen        4 --strict: not all came up   5 no server, or it refused the call
+  6 the call broke off   130 interrupted"""
+
+_EPILOG = f"""examples:
+  voicepool start                              two warm workers on 127.0.0.1:8000
+  voicepool start --workers 4 --max-connections 16
+  voicepool talk hello.wav                     call it: transcripts, latencies, reply as WAV
+  voicepool status                             watch the pool
+  voicepool config                             what is set, and where
+
+Every setting of `start` can also be written in {FILE_NAME} or as VOICEPOOL_<NAME>:
+  VOICEPOOL_WORKERS=4 voicepool start
+
+{_EXIT_CODES}"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], ExitCode] = args.run
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough of it. Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except CallError as error:
+        return _complain(str(error), error.code)
+    except (ConfigError, WavError, EngineUnavailable) as error:
+        return _complain(str(error), ExitCode.USAGE)
+    except Exception:  # noqa: BLE001 - the last resort of a program
+        traceback.print_exc()
+        print(
+            f"\nvoicepool {voicepool.__version__} met a fault of its own. Please report it to the "
+            "project, with the lines above and what you did; they hold no keys and no speech.",
+            file=sys.stderr,
+        )
+        return ExitCode.FAULT
+
+
+def _complain(message: str, code: ExitCode) -> ExitCode:
+    for line in message.splitlines():
+        print(f"voicepool: {line}", file=sys.stderr)
+    return code
+
+
+# --- the grammar -----------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser that suggests what a misspelled flag may have meant."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
+        )
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            command: _Parser = getattr(known, "parser", self)
+            flags = list(command._option_string_actions)
+            close = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            command.error(f"unknown argument {unknown[0]}{hint}")
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(ExitCode.USAGE, f"voicepool: {message}\nSee: {self.prog} --help\n")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="voicepool",
+        description="A pool of warm speech workers: every caller is answered at once by one of "
+        "their own.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"voicepool {voicepool.__version__}")
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace], ExitCode], help: str, epilog: str
+    ) -> Any:
+        command = verbs.add_parser(name, help=help, description=help, epilog=epilog)
+        command.set_defaults(run=run, parser=command)
+        return command
+
+    _add_settings(
+        add("start", commands.start, "Warm up the pool and answer callers.", _START_EPILOG)
+    )
+    _add_status(add("status", commands.status, "Show what a running pool does, live.", _EXIT_CODES))
+    _add_talk(
+        add("talk", commands.talk, "Call a server with a WAV file or a microphone.", _TALK_EPILOG)
+    )
+    listing = add(
+        "config", commands.show_config, "Show the settings and where each came from.", _EXIT_CODES
+    )
+    listing.add_argument("--json", action="store_true", help="as JSON")
+    _add_settings(listing)
+    return parser
+
+
+_START_EPILOG = f"""Durations are seconds or such as 90s, 5m; sizes bytes or such as 512MiB, 2GB.
+Keys for callers are given by VOICEPOOL_API_KEYS or in the file, never as a flag, which everybody
+on the machine could read. The tables [vad], [stt], [llm] and [tts] of the file set the engines.
+
+signals: TERM and INT (Ctrl-C) let calls finish, then stop; a second one stops at once
+
+{_EXIT_CODES}"""
+
+_TALK_EPILOG = f"""The caller speaks at the pace of speech, and silence follows until all is answered.
+A file may hold several utterances; one that begins while a reply still plays interrupts it, as in
+a call. With --fast each utterance is sent at once, after the reply before it, so none interrupts.
+
+environment: VOICEPOOL_URL, VOICEPOOL_API_KEY
+
+{_EXIT_CODES}"""
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", metavar="FILE", help=f"read this file (default ./{FILE_NAME} if there is one)"
+    )
+    groups: dict[str, Any] = {}
+    for spec in SPECS.values():
+        if spec.flag is not None:
+            if spec.section not in groups:
+                groups[spec.section] = parser.add_argument_group(spec.section)
+            _add_setting(groups[spec.section], spec)
+
+
+def _add_setting(group: Any, spec: Spec) -> None:
+    options: dict[str, Any] = {"metavar": _METAVARS[spec.kind], "default": argparse.SUPPRESS}
+    if spec.kind == "boolean":
+        options |= {"nargs": "?", "const": "true"}
+    if spec.choices:
+        options["metavar"] = "{" + ",".join(spec.choices) + "}"
+    words = [spec.help]
+    if spec.kind == "list":
+        words.append("; several are separated by commas")
+    elif spec.kind != "boolean" and spec.default not in (None, ""):
+        words.append(f" (default {spec.show(spec.default).strip(chr(34))})")
+    options["help"] = "".join(words).replace("%", "%%")
+    group.add_argument(spec.flag, dest=spec.name, **options)
+
+
+_METAVARS = {
+    "text": "TEXT",
+    "choice": "",
+    "integer": "N",
+    "number": "TIME",
+    "bytes": "SIZE",
+    "boolean": "BOOL",
+    "list": "LIST",
+}
+
+
+def _add_server(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--url", metavar="URL", help=f"{what} (default {config.CLIENT_URL})")
+    parser.add_argument(
+        "--api-key", metavar="KEY", help="the server's key; VOICEPOOL_API_KEY is more private"
+    )
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    _add_server(parser, "the server")
+    parser.add_argument("--json", action="store_true", help="print the server's answer once")
+    parser.add_argument("--once", action="store_true", help="print the table once")
+
+
+def _add_talk(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("file", metavar="FILE.wav", nargs="?", type=Path, help="PCM, any rate")
+    source.add_argument("--mic", action="store_true", help="the microphone, until Ctrl-C")
+    _add_server(parser, "the server, or a path on it")
+    parser.add_argument(
+        "--out", metavar="WAV", type=Path, help="the reply (default FILE-reply.wav)"
+    )
+    parser.add_argument("--fast", action="store_true", help="do not wait for the pace of speech")
+    parser.add_argument(
+        "--wait",
+        metavar="TIME",
+        type=_duration,
+        default=0.0,
+        help="while the server is full, try again for so long",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="TIME",
+        type=_duration,
+        default=30.0,
+        help="longest silence of the server while a reply is due (default 30s)",
+    )
+    parser.add_argument("--json", action="store_true", help="end with a summary as JSON on stdout")
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'expected seconds, or a duration such as "90s" or "5m", got {text!r}'
+        ) from None

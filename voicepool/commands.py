@@ -1,0 +1,209 @@
+"""What each command of `voicepool` does. Heavy imports stay inside, so that --help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from voicepool import config, logs
+from voicepool.config import SPECS, Effective
+from voicepool.errors import CallError, ExitCode
+
+if TYPE_CHECKING:
+    from voicepool.talk import Report
+
+_HIDDEN = ("key", "token", "secret", "password")
+"""Parts of the names of engine options whose values are not shown."""
+
+
+def _load(args: argparse.Namespace) -> Effective:
+    flags = {name: text for name, text in vars(args).items() if name in SPECS}
+    return config.load(flags, os.environ, Path.cwd(), args.config)
+
+
+# --- config ----------------------------------------------------------------------------------
+
+
+def show_config(args: argparse.Namespace) -> ExitCode:
+    effective = _load(args)
+    print(as_json(effective) if args.json else as_text(effective))
+    return ExitCode.OK
+
+
+def as_text(effective: Effective) -> str:
+    """Every setting with its source, in the order and under the headings of the file."""
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for name, spec in SPECS.items():
+        shown = f"{name} = {spec.show(getattr(effective.settings, name))}"
+        sections.setdefault(spec.section, []).append((shown, effective.sources[name]))
+    for stage, table in effective.settings.engines.items():
+        for name, value in _shown_options(table).items():
+            shown = f"{name} = {json.dumps(value, ensure_ascii=False, default=str)}"
+            sections.setdefault(stage, []).append((shown, effective.sources["engines"]))
+    width = max(len(shown) for rows in sections.values() for shown, _ in rows)
+    blocks = (
+        "\n".join([f"[{section}]", *(f"{shown:{width}}  # {source}" for shown, source in rows)])
+        for section, rows in sections.items()
+    )
+    return "\n\n".join(blocks)
+
+
+def as_json(effective: Effective) -> str:
+    """The same for programs: {section: {name: {"value", "source"}}}; times in seconds, sizes in
+    bytes; of secrets only their number."""
+    sections: dict[str, dict[str, Any]] = {}
+    for name, spec in SPECS.items():
+        value = getattr(effective.settings, name)
+        entry = {"value": spec.show(value) if spec.secret else value}
+        entry["source"] = effective.sources[name]
+        sections.setdefault(spec.section, {})[name] = entry
+    for stage, table in effective.settings.engines.items():
+        sections[stage] = {
+            name: {"value": value, "source": effective.sources["engines"]}
+            for name, value in _shown_options(table).items()
+        }
+    return json.dumps(sections, indent=2, default=str)
+
+
+def _shown_options(table: Mapping[str, Any]) -> dict[str, Any]:
+    def shown(name: str, value: Any) -> Any:
+        if any(part in name.lower() for part in _HIDDEN):
+            return "(hidden)"
+        return _shown_options(value) if isinstance(value, dict) else value
+
+    return {name: shown(name, value) for name, value in table.items()}
+
+
+# --- talk ------------------------------------------------------------------------------------
+
+
+def talk(args: argparse.Namespace) -> ExitCode:
+    import asyncio
+
+    from voicepool.calling import call_url
+    from voicepool.screen import Screen
+    from voicepool.talk import Report, TalkOptions
+    from voicepool.talk import talk as call
+
+    url, api_key = config.client(args.url, args.api_key, os.environ)
+    out = args.out or Path(f"{args.file.stem}-reply.wav" if args.file else "reply.wav")
+    _check_output(out, args.file)
+    options = TalkOptions(
+        url=call_url(url),
+        file=args.file,
+        out=out,
+        api_key=api_key,
+        fast=args.fast,
+        wait=args.wait,
+        timeout=args.timeout,
+    )
+    stream = sys.stderr if args.json else sys.stdout
+    color = config.wants_color(stream, os.environ)
+    screen = Screen(stream, live=stream.isatty(), color=color)
+    report, code = Report(), ExitCode.FAULT
+    try:
+        asyncio.run(call(options, report, screen.show))
+        code = ExitCode.OK
+    except CallError as error:
+        code = error.code
+        raise
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED if args.file else ExitCode.OK
+    finally:
+        screen.close()
+        if report.out:
+            print(f"saved  {report.out}", file=stream)
+        if args.json:
+            print(json.dumps(summary(report, options.url, code), indent=2))
+    return code
+
+
+def _check_output(out: Path, source: Path | None) -> None:
+    """Before the call, for a reply that cannot be saved is lost."""
+    if source is not None and out.resolve() == source.resolve():
+        raise CallError(f"--out: {out} is the file to send", ExitCode.USAGE)
+    if not os.access(out.parent, os.W_OK | os.X_OK) or out.is_dir():
+        raise CallError(f"--out: {out} cannot be written", ExitCode.USAGE)
+
+
+def summary(report: Report, url: str, code: ExitCode) -> dict[str, Any]:
+    """A call as JSON has it; times in seconds."""
+    dialogue = report.dialogue
+    turns = [
+        {
+            "heard": turn.text,
+            "reply": turn.reply.text if turn.reply else None,
+            "status": turn.reply.status if turn.reply else None,
+            "reply_seconds": turn.reply.received_ms / 1000 if turn.reply else None,
+            "interrupted_after": (
+                turn.reply.heard_ms / 1000
+                if turn.reply and turn.reply.heard_ms is not None
+                else None
+            ),
+            "transcript_after": turn.since_speech(turn.transcript_at),
+            "first_sound_after": turn.since_speech(
+                turn.reply.first_audio_at if turn.reply else None
+            ),
+        }
+        for turn in dialogue.turns
+    ]
+    return {
+        "url": url,
+        "exit_code": int(code),
+        "connect": report.connect,
+        "whole": report.whole,
+        "out": str(report.out) if report.out else None,
+        "turns": turns,
+        "errors": dialogue.errors,
+        "events": dict(dialogue.counts),
+    }
+
+
+# --- status ----------------------------------------------------------------------------------
+
+
+def status(args: argparse.Namespace) -> ExitCode:
+    from rich.console import Console
+
+    from voicepool.status import fetch, render, watch
+
+    url, api_key = config.client(args.url, args.api_key, os.environ)
+    console = Console(highlight=False)
+    if args.json:
+        print(json.dumps(fetch(url, api_key), indent=2))
+    elif args.once or not console.is_terminal:
+        console.print(render(fetch(url, api_key)))
+    else:
+        with contextlib.suppress(KeyboardInterrupt):
+            watch(url, api_key, console)
+    return ExitCode.OK
+
+
+# --- start -----------------------------------------------------------------------------------
+
+
+def start(args: argparse.Namespace) -> ExitCode:
+    import asyncio
+
+    from voicepool.engines.registry import resolve_profile
+    from voicepool.startup import Announcer, cannot_start
+    from voicepool.supervisor import supervise
+
+    settings = _load(args).settings
+    choice = None if settings.app else resolve_profile(settings.profile, settings.engines)
+    pretty = sys.stderr.isatty() if settings.log_format == "auto" else None
+    logs.configure(
+        settings.log_level,
+        "pretty" if pretty or settings.log_format == "pretty" else "json",
+        color=config.wants_color(sys.stderr, os.environ),
+    )
+    try:
+        return asyncio.run(supervise(settings, Announcer(sys.stdout, choice)))
+    except OSError as error:
+        raise CallError(cannot_start(error, settings), ExitCode.CANNOT_LISTEN) from error

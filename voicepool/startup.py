@@ -1,0 +1,114 @@
+"""`voicepool start`: what the person at the terminal is told while the server comes up."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import voicepool
+from voicepool.config import CLIENT_URL, Settings
+from voicepool.logs import escape
+
+if TYPE_CHECKING:
+    from voicepool.engines.registry import Choice
+    from voicepool.supervisor import Progress, Supervisor
+
+CALL_PATH = "/v1/realtime"
+EXAMPLE = Path("examples/hello.wav")
+
+
+class Announcer:
+    """Prints how far the server is, and the banner once it serves."""
+
+    def __init__(self, stream: TextIO, choice: Choice | None) -> None:
+        """`choice` is None where an app of the user's own is hosted."""
+        self._stream = stream
+        self._choice = choice
+
+    def __call__(self, supervisor: Supervisor, progress: Progress) -> None:
+        match progress.stage:
+            case "preloading":
+                self._say(f"voicepool {voicepool.__version__}: loading {self._what(supervisor)}")
+            case "warming":
+                self._say(f"warming up: {progress.warm} of {progress.target} workers ready")
+            case "trouble":
+                self._say(f"trouble: {escape(progress.detail)}")
+            case "serving":
+                self._say(banner(supervisor, progress, self._choice))
+            case "draining":
+                self._say("no new calls; finishing those in progress (Ctrl-C again: stop now)")
+            case "stopped":
+                self._say("stopped")
+
+    def _what(self, supervisor: Supervisor) -> str:
+        if self._choice is None:
+            return f"the app {supervisor.settings.app}"
+        return f"the {self._choice.profile} engines"
+
+    def _say(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+
+def banner(supervisor: Supervisor, progress: Progress, choice: Choice | None) -> str:
+    """What a user needs to know of a server that has come up."""
+    settings, paths = supervisor.settings, sorted(supervisor.reception.paths or ())
+    path = CALL_PATH if CALL_PATH in paths else next(iter(paths), "")
+    rows = {"address": supervisor.url + path}
+    if choice is None:
+        rows["app"] = settings.app
+    else:
+        rows["profile"] = f"{choice.profile} ({choice.why})"
+        rows["engines"] = ", ".join(f"{stage} {name}" for stage, name in choice.engines.items())
+    rows["workers"] = workers(settings, progress)
+    if path == CALL_PATH:
+        rows["try"] = next_command(supervisor.url, sys.argv[0])
+    lines = (f"  {name:8}  {value}" for name, value in rows.items())
+    return "\n".join(("ready", *lines))
+
+
+def workers(settings: Settings, progress: Progress) -> str:
+    """Warm and wanted, and why they differ where they do."""
+    limit = settings.max_connections
+    calls = f"up to {limit} call{'' if limit == 1 else 's'} at once"
+    words = f"{progress.warm} of {progress.target} warm, {calls}"
+    if progress.warm < progress.target and progress.detail.startswith("budget:"):
+        device = progress.detail.removeprefix("budget:")
+        memory = "RAM" if device == "host" else f"memory of {device}"
+        words += f" (the {memory} holds no more: see ram_budget and ram_reserve)"
+    return words
+
+
+def next_command(url: str, program: str) -> str:
+    """What to type next, so that it works where it is typed."""
+    known = shutil.which("voicepool")
+    name = "voicepool" if known and Path(known).samefile(program) else _relative(Path(program))
+    sound = EXAMPLE if EXAMPLE.exists() else Path("FILE.wav")
+    return f"{name} talk {sound}" + ("" if url == CLIENT_URL else f" --url {url}")
+
+
+def _relative(program: Path) -> str:
+    if program.name == "__main__.py":
+        return f"{Path(sys.executable).name} -m voicepool"
+    here = Path.cwd()
+    return str(program.relative_to(here) if program.is_relative_to(here) else program)
+
+
+def cannot_start(error: OSError, settings: Settings) -> str:
+    """Why the server could not start, in one line with the remedy."""
+    if error.filename is not None:
+        return (
+            f"runtime_dir: {error.filename}: {error.strerror}; "
+            "name a folder that can be written, or leave it unset"
+        )
+    address = f"{settings.host}:{settings.port}"
+    remedies = {
+        errno.EADDRINUSE: "is taken by another program; stop it, or choose another --port",
+        errno.EACCES: "needs privileges that this user has not; choose a --port above 1023",
+        errno.EADDRNOTAVAIL: "is no address of this machine; choose another --host",
+    }
+    if error.errno in remedies:
+        return f"{address} {remedies[error.errno]}"
+    return f"cannot listen on {address}: {error.strerror or error}"

@@ -1,0 +1,163 @@
+"""`voicepool status`: the pool as a table that keeps itself up to date."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from voicepool.calling import http_url, no_server
+from voicepool.config import is_loopback
+from voicepool.errors import CallError, ExitCode
+from voicepool.logs import escape
+from voicepool.quantities import format_size
+
+TIMEOUT = 5.0
+PERIOD = 1.0
+_LARGEST = 16 << 20
+_STATE_STYLES = {
+    "starting": "dim",
+    "warming": "yellow",
+    "idle": "green",
+    "assigned": "cyan",
+    "serving": "bold cyan",
+    "retiring": "dim",
+    "killing": "red",
+}
+
+
+def fetch(url: str, api_key: str) -> dict[str, Any]:
+    """The server's `/status`. `url` may be its address in any form. Raises CallError."""
+    address = http_url(url, "/status")
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    request = urllib.request.Request(address, headers=headers)  # noqa: S310 - http or https only
+    # A proxy from the environment cannot reach this machine's own loopback.
+    own = is_loopback(urlsplit(address).hostname or "")
+    opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if own else []))
+    try:
+        with opener.open(request, timeout=TIMEOUT) as response:
+            return _checked(json.loads(response.read(_LARGEST)), address)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _refused(error.code, address) from error
+    except urllib.error.URLError as error:
+        reason = error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason))
+        raise no_server(address, reason) from error
+    except OSError as error:
+        raise no_server(address, error) from error
+    except (ValueError, RecursionError) as error:
+        raise _stranger(address) from error
+
+
+def _checked(report: Any, address: str) -> dict[str, Any]:
+    if not isinstance(report, dict) or not {"server", "pool", "workers"} <= report.keys():
+        raise _stranger(address)
+    return report
+
+
+def _stranger(address: str) -> CallError:
+    return CallError(f"what answers at {address} is not voicepool", ExitCode.UNREACHABLE)
+
+
+def _refused(status: int, address: str) -> CallError:
+    if status == 401:
+        return CallError(
+            "the server wants an API key: give it with VOICEPOOL_API_KEY or --api-key",
+            ExitCode.UNREACHABLE,
+        )
+    if status == 404:
+        return _stranger(address)
+    return CallError(f"{address} answered {status}", ExitCode.UNREACHABLE)
+
+
+def watch(url: str, api_key: str, console: Console) -> None:
+    """Show the table until interrupted. Raises CallError when the server goes away."""
+    with Live(render(fetch(url, api_key)), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(PERIOD)
+            live.update(render(fetch(url, api_key)), refresh=True)
+
+
+def render(report: Mapping[str, Any]) -> Group:
+    """The report as a summary and a table of workers. Raises CallError where it is none."""
+    try:
+        return Group(_summary(report), _workers(report))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CallError(
+            f"the server's status is of another version of voicepool ({error!r})",
+            ExitCode.UNREACHABLE,
+        ) from error
+
+
+def _summary(report: Mapping[str, Any]) -> Table:
+    server, pool, totals = report["server"], report["pool"], report["totals"]
+    host = report["memory"]["host"]
+    states = pool["states"]
+    table = Table.grid(padding=(0, 2))
+    rows = {
+        "server": f"{server['url']}  voicepool {server['version']}, "
+        f"up {_span(server['uptime'])}, {server['profile']}",
+        "pool": _condition(pool),
+        "callers": f"{pool['callers']} of {pool['max_connections']}, "
+        f"{pool['waiting']} of {pool['max_waiting']} waiting, {_refusals(totals['refused'])}",
+        "workers": f"{states.get('idle', 0)} idle of {pool['target']} wanted"
+        + "".join(f", {n} {state}" for state, n in states.items() if n and state != "idle"),
+        "calls": f"{totals['completed']} completed, {totals['lost']} lost, "
+        f"{totals['gone']} hung up before an answer",
+        "memory": f"{format_size(host['used'])} of {format_size(host['total'])} in use, "
+        f"{format_size(report['memory']['estimate'])} a worker",
+    }
+    if pool["last_error"]:
+        rows["error"] = str(pool["last_error"])
+    for name, value in rows.items():
+        table.add_row(Text(name, style="dim"), Text(escape(value)))
+    return table
+
+
+def _condition(pool: Mapping[str, Any]) -> str:
+    if pool["draining"]:
+        return "draining: no new calls"
+    if pool["halted"]:
+        return "halted: the configuration must be mended"
+    if pool["retry_in"] is not None:
+        return f"workers fail to come up; next try in {_span(pool['retry_in'])}"
+    return "ready" if pool["ready"] else "not ready"
+
+
+def _refusals(refused: Mapping[str, int]) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in refused.items() if count)
+    return f"{sum(refused.values())} refused" + (f" ({reasons})" if reasons else "")
+
+
+def _workers(report: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    for name in ("worker", "pid", "state", "for", "device", "memory", "caller"):
+        table.add_column(name, justify="left" if name in ("state", "device") else "right")
+    for worker in report["workers"]:
+        state = str(worker["state"])
+        table.add_row(
+            Text(escape(str(worker["worker"]))),
+            Text(escape(str(worker["pid"] or ""))),
+            Text(escape(state), style=_STATE_STYLES.get(state, "")),
+            Text(_span(worker["in_state"])),
+            Text(escape(str(worker["device"]))),
+            Text("" if worker["private"] is None else format_size(worker["private"])),
+            Text(escape(str(worker["connection"] or ""))),
+        )
+    return table
+
+
+def _span(seconds: float) -> str:
+    """Roughly, for people: "42 s", "3 min", "5 h"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
