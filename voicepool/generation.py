@@ -1,0 +1,259 @@
+"""One reply in the making: language model to clauses to sound, as parts in a bounded queue.
+
+A generation tells nobody anything. It stops by itself when its queue is full, so one that was
+begun ahead of its turn costs little until somebody reads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Literal
+
+from voicepool.engines.base import (
+    ChatDelta,
+    ChatRequest,
+    Finished,
+    LanguageModel,
+    Samples,
+    SpeechChunk,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    WordTime,
+)
+from voicepool.errors import EngineError
+from voicepool.sentences import Clause, Clauses
+from voicepool.stages import Span, Speaker, Stage, StageFailed
+
+logger = logging.getLogger(__name__)
+
+MOST_PARTS = 64
+MOST_CLAUSES = 4
+"""Clauses that wait for the synthesiser; the language model waits then."""
+LONGEST_SOUND = 0.2
+"""Seconds of sound in one part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """How a reply is spoken."""
+
+    name: str = ""
+    speed: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """A piece of the clause told last, at most LONGEST_SOUND long."""
+
+    samples: Samples
+    rate: int
+    words: tuple[WordTime, ...]
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class MessageEnd:
+    """The message has all its text and sound; tool calls or another message may follow."""
+
+    complete: bool = True
+    """False: the model ran out of tokens in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last part of a generation that went wrong."""
+
+    stage: Stage | Literal["pipeline"]
+    message: str
+
+
+Part = TextDelta | Clause | Sound | MessageEnd | ToolCallDelta | ToolCall | Finished | Failed
+"""(TextDelta, Clause and Sound mixed, MessageEnd | ToolCallDelta..., ToolCall)..., then Finished
+or Failed. A text's delta comes before the clause that ends in it, a clause before its sound."""
+
+
+@dataclass(slots=True)
+class Stamps:
+    """When the engines worked on the way to the first sound (monotonic clock)."""
+
+    llm: Span | None = None
+    """From the request to the first token."""
+    clause: Span | None = None
+    """From the first token to the first clause."""
+    tts: Span | None = None
+    """From the first clause to its first chunk, in the synthesiser's own thread."""
+
+
+class Generation:
+    """The parts of one reply, made by tasks of its own until `cancel` or the end.
+
+    `voice` None makes text alone. `deadline`: the seconds that the model may take for its next
+    token. Needs a running event loop.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        request: ChatRequest,
+        *,
+        speaker: Speaker,
+        voice: Voice | None,
+        deadline: float,
+    ) -> None:
+        self.stamps = Stamps()
+        self.llm_generator: AsyncGenerator[ChatDelta, None] | None = None
+        self._model = model
+        self._request = request
+        self._speaker = speaker
+        self._voice = voice
+        self._deadline = deadline
+        self._parts: asyncio.Queue[Part] = asyncio.Queue(MOST_PARTS)
+        self._clauses: asyncio.Queue[Clause] = asyncio.Queue(MOST_CLAUSES)
+        self._splitter = Clauses()
+        self._in_message = False
+        self._asked_to_speak = False
+        self._spoken = 0.0
+        """Seconds of sound of the message."""
+        self._task = asyncio.create_task(self._run())
+
+    async def parts(self) -> AsyncGenerator[Part, None]:
+        """All parts in order, for one reader."""
+        while True:
+            part = await self._parts.get()
+            yield part
+            if isinstance(part, Finished | Failed):
+                return
+
+    def cancel(self) -> None:
+        """Stop all engines that work on it. May be called at any time, more than once."""
+        self._task.cancel()
+
+    async def cancelled(self) -> None:
+        """Wait until the engines have been told to stop, after `cancel`."""
+        await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                speaking = tasks.create_task(self._speak())
+                finished = await self._write()
+                speaking.cancel()
+            await self._parts.put(finished)
+        except* StageFailed as failures:
+            first = next(_leaves(failures))
+            await self._parts.put(Failed(first.stage, str(first)))
+        except* Exception:
+            logger.exception("a fault while a reply was made")
+            await self._parts.put(Failed("pipeline", "The reply could not be made."))
+
+    # -- the language model's side
+
+    async def _write(self) -> Finished:
+        finished = Finished()
+        async with aclosing(self._deltas()) as deltas:
+            async for delta in deltas:
+                match delta:
+                    case TextDelta(text):
+                        await self._write_text(text)
+                    case ToolCallDelta() | ToolCall():
+                        await self._end_message()
+                        await self._parts.put(delta)
+                    case Finished():
+                        finished = delta
+                        break
+        await self._end_message(complete=finished.reason != "length")
+        return finished
+
+    async def _deltas(self) -> AsyncGenerator[ChatDelta, None]:
+        began = time.monotonic()
+        try:
+            self.llm_generator = self._model.generate(self._request)
+            while True:
+                async with asyncio.timeout(self._deadline):
+                    delta = await anext(self.llm_generator)
+                if self.stamps.llm is None:
+                    self.stamps.llm = Span(began, time.monotonic())
+                yield delta
+        except StopAsyncIteration:
+            return
+        except Exception as error:
+            raise StageFailed("llm", error) from error
+        finally:
+            await self._close_model()
+
+    async def _close_model(self) -> None:
+        """The remote server must hear that nobody listens; a model that will not is left alone."""
+        if self.llm_generator is not None:
+            with suppress(Exception):
+                async with asyncio.timeout(self._deadline):
+                    await self.llm_generator.aclose()
+
+    async def _write_text(self, text: str) -> None:
+        if not text:
+            return
+        self._in_message = True
+        await self._parts.put(TextDelta(text))
+        if self._voice is not None:
+            await self._hand_over(self._splitter.push(text))
+
+    async def _hand_over(self, clauses: list[Clause]) -> None:
+        for clause in clauses:
+            if self.stamps.clause is None and self.stamps.llm is not None:
+                self.stamps.clause = Span(self.stamps.llm.ended, time.monotonic())
+            self._asked_to_speak = True
+            await self._clauses.put(clause)
+
+    async def _end_message(self, *, complete: bool = True) -> None:
+        if not self._in_message:
+            return
+        await self._hand_over(self._splitter.flush())
+        await self._clauses.join()
+        if self._asked_to_speak and not self._spoken:
+            raise StageFailed("tts", EngineError("no sound for a whole message"))
+        await self._parts.put(MessageEnd(complete))
+        self._in_message = self._asked_to_speak = False
+        self._spoken = 0.0
+        self._splitter = Clauses()
+
+    # -- the synthesiser's side
+
+    async def _speak(self) -> None:
+        voice = self._voice or Voice()
+        while True:
+            clause = await self._clauses.get()
+            await self._parts.put(clause)
+            speech = self._speaker.speak(clause.text, voice=voice.name, speed=voice.speed)
+            async with aclosing(speech) as chunks:
+                async for done in chunks:
+                    if self.stamps.tts is None:
+                        self.stamps.tts = done.span
+                    for sound in _cut(done.value, self._speaker.rate):
+                        self._spoken += sound.seconds
+                        await self._parts.put(sound)
+            self._clauses.task_done()
+
+
+def _cut(chunk: SpeechChunk, rate: int) -> Iterator[Sound]:
+    """A chunk in parts of at most LONGEST_SOUND; all its words go with the first."""
+    size = int(rate * LONGEST_SOUND)
+    words = chunk.words
+    for start in range(0, len(chunk.samples), size):
+        yield Sound(chunk.samples[start : start + size], rate, words)
+        words = ()
+
+
+def _leaves(group: BaseExceptionGroup[StageFailed]) -> Iterator[StageFailed]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
