@@ -224,7 +224,9 @@ class SpeechSynthesizer(Engine, Protocol):
     def voices(self) -> Sequence[str]:
         """Names that `synthesize` takes, the default first. Known after `load`."""
 
-    def synthesize(self, text: str, *, voice: str = "", speed: float = 1.0) -> Iterator[SpeechChunk]:
+    def synthesize(
+        self, text: str, *, voice: str = "", speed: float = 1.0
+    ) -> Iterator[SpeechChunk]:
         """Speak one sentence or clause, in chunks of at most 200 ms as they are made; blocks.
 
         A voice it does not know is the default voice. Closing the generator between two chunks

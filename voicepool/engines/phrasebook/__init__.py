@@ -1,0 +1,1 @@
+"""The embedded assistant: phrase patterns, the skills behind them, and the grammar they make."""

@@ -1,0 +1,267 @@
+"""Closed-phrase recognition by PocketSphinx (https://github.com/cmusphinx/pocketsphinx).
+
+The acoustic model is the wheel's en-us; the grammar comes from the phrasebook, and so does the
+dictionary: the few hundred words that it needs, in place of the wheel's 134,000, which makes a
+decoder of 2 MB in some milliseconds.
+
+Two decoders. The live one follows the speech for partial transcripts, with the cepstral mean that
+it has learnt so far. The final one hears the whole utterance again, with the mean of just that
+utterance (`full_utt`), and then once more with a loop of phones, so that `plausibility` can tell a
+phrase from a sentence that merely had to be mapped to one.
+
+Decoders live in memory alone and make no thread: built in the zygote, they serve in its children.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from voicepool.engines import options as engine_options
+from voicepool.engines import plausibility
+from voicepool.engines.base import INPUT_RATE, Samples, Transcript
+from voicepool.engines.phrasebook import book
+from voicepool.engines.plausibility import Evidence, Segment
+from voicepool.errors import ConfigError, EngineError, EngineUnavailable
+
+LONGEST_UTTERANCE = 20.0
+"""Seconds. No phrase is near it; what is longer is not kept."""
+
+_PHRASES = "phrases"
+_PHONES = "phones"
+
+Pronunciations = Mapping[str, Sequence[str]]
+
+
+class Options(msgspec.Struct):
+    phrasebook: str = ""
+    """The user's phrasebook file; by default the one of [llm]."""
+    reject: bool = True
+    """False: take the best guess always, as long as it is a complete phrase."""
+
+
+def create(options: Mapping[str, Any]) -> PhraseRecognizer:
+    """The engine from its table of options. Raises ConfigError."""
+    checked = engine_options.convert(options, Options, "[stt] engine pocketsphinx")
+    return PhraseRecognizer(book.load(checked.phrasebook), reject=checked.reject)
+
+
+class PhraseRecognizer:
+    """SpeechRecognizer for the phrases of a Phrasebook, and nothing else."""
+
+    name = "pocketsphinx"
+
+    def __init__(self, phrasebook: book.Phrasebook, *, reject: bool = True) -> None:
+        self.phrasebook = phrasebook
+        self.reject = reject
+        self._live: _LiveDecoder | None = None
+        self._final: _FinalDecoder | None = None
+
+    def preload(self) -> None:
+        """Build both decoders. Raises EngineUnavailable, and ConfigError for a word that has no
+        pronunciation."""
+        library = engine_options.require("pocketsphinx", "pocketsphinx", "embedded")
+        model = Path(library.get_model_path()) / "en-us"
+        words = _pronounce(self.phrasebook, model)
+        grammar = self.phrasebook.jsgf()
+        self._live = _LiveDecoder(_decoder(library, model, words, grammar))
+        self._final = _FinalDecoder(_decoder(library, model, words, grammar), model, words)
+
+    def load(self, device: str) -> None:
+        if self._final is None:
+            self.preload()
+
+    def warm_up(self) -> None:
+        stream = self.stream()
+        stream.feed(np.zeros(INPUT_RATE // 2, np.float32))
+        stream.finish()
+
+    def stream(self, *, language: str | None = None, prompt: str = "") -> PhraseStream:
+        """Begin an utterance. Hints are of no use to a grammar."""
+        if self._live is None or self._final is None:
+            raise EngineError("pocketsphinx has not been loaded")
+        return PhraseStream(self._live, self._final, self)
+
+    def judge(self, heard: Evidence) -> Transcript:
+        """The final transcript: the phrase, or "" and the reason why it is not believed."""
+        if not heard.text:
+            return Transcript("", final=True, confidence=0.0, rejected="nothing like a phrase")
+        if self.phrasebook.match(heard.text) is None:
+            return Transcript("", final=True, confidence=0.0, rejected="an unfinished phrase")
+        confidence = plausibility.confidence(heard)
+        if self.reject and confidence < 0.5:
+            return Transcript("", final=True, confidence=confidence, rejected="an unlikely phrase")
+        return Transcript(heard.text, final=True, confidence=confidence)
+
+
+class PhraseStream:
+    """RecognizerStream of one utterance."""
+
+    def __init__(
+        self, live: _LiveDecoder, final: _FinalDecoder, recognizer: PhraseRecognizer
+    ) -> None:
+        self._live = live
+        self._final = final
+        self._recognizer = recognizer
+        self._pcm = bytearray()
+        self._too_long = False
+        self._partial = ""
+        self._said: Transcript | None = None
+
+    def feed(self, samples: Samples) -> Transcript | None:
+        if not len(samples):
+            return None
+        pcm = _to_pcm(samples)
+        self._said = None
+        if len(self._pcm) + len(pcm) > LONGEST_UTTERANCE * INPUT_RATE * 2:
+            self._too_long = True
+            return None
+        self._pcm += pcm
+        text = self._live.follow(self, pcm)
+        if text is None or text == self._partial:
+            return None
+        self._partial = text
+        return Transcript(text, final=False)
+
+    def finish(self) -> Transcript:
+        said = self.snapshot()
+        self.close()
+        return said
+
+    def snapshot(self) -> Transcript:
+        if self._said is None:
+            if self._too_long:
+                self._said = Transcript("", final=True, confidence=0.0, rejected="too long")
+            else:
+                self._said = self._recognizer.judge(self._final.hear(bytes(self._pcm)))
+        return self._said
+
+    def close(self) -> None:
+        self._live.leave(self)
+        self._pcm.clear()
+
+
+def _to_pcm(samples: Samples) -> bytes:
+    clean = np.clip(np.nan_to_num(samples, nan=0.0), -1.0, 1.0)
+    return (clean * 32767).astype(np.int16).tobytes()
+
+
+class _LiveDecoder:
+    """Follows one utterance at a time: the one that was fed last.
+
+    Another utterance may begin before one ends (a clip to transcribe during a call). The older one
+    then gets no more partial transcripts; its final one needs only its own sound.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        self._decoder = decoder
+        self._owner: PhraseStream | None = None
+        self._past: list[PhraseStream] = []
+
+    def follow(self, stream: PhraseStream, pcm: bytes) -> str | None:
+        """The words so far, None where this stream is not being followed."""
+        if self._owner is not stream:
+            if stream in self._past:
+                return None
+            if self._owner is not None:
+                self._past.append(self._owner)
+                self._decoder.end_utt()
+            self._owner = stream
+            self._decoder.start_utt()
+        self._decoder.process_raw(pcm, False, False)
+        found = self._decoder.hyp()
+        return found.hypstr if found is not None else ""
+
+    def leave(self, stream: PhraseStream) -> None:
+        if stream in self._past:
+            self._past.remove(stream)
+        if self._owner is stream:
+            self._owner = None
+            self._decoder.end_utt()
+
+
+class _FinalDecoder:
+    """Hears a whole utterance, by the grammar and by a loop of phones."""
+
+    def __init__(self, decoder: Any, model: Path, words: Pronunciations) -> None:
+        self._decoder = decoder
+        self._words = words
+        decoder.add_allphone_file(_PHONES, str(model / "en-us-phone.lm.bin"))
+
+    def hear(self, pcm: bytes) -> Evidence:
+        """What the decoder found in 16-bit sound at 16 kHz."""
+        text, segments = self._decode(_PHRASES, pcm)
+        if not text:
+            return Evidence("", (), ())
+        _, phones = self._decode(_PHONES, pcm)
+        return Evidence(text, segments, phones)
+
+    def _decode(self, search: str, pcm: bytes) -> tuple[str, tuple[Segment, ...]]:
+        decoder = self._decoder
+        decoder.activate_search(search)
+        decoder.start_utt()
+        decoder.process_raw(pcm, False, True)
+        decoder.end_utt()
+        found = decoder.hyp()
+        if found is None:
+            return "", ()
+        return found.hypstr, tuple(
+            Segment(part.word, part.start_frame, part.end_frame, math.log(max(part.ascore, 1e-300)))
+            for part in decoder.seg()
+        )
+
+
+def _decoder(library: Any, model: Path, words: Pronunciations, grammar: str) -> Any:
+    try:
+        decoder = library.Decoder(
+            hmm=str(model / "en-us"),
+            lm=None,
+            dict=None,
+            samprate=INPUT_RATE,
+            loglevel="FATAL",
+            lw=1.0,
+        )
+        for word, pronunciations in words.items():
+            for number, phones in enumerate(pronunciations, 1):
+                decoder.add_word(word if number == 1 else f"{word}({number})", phones, False)
+        decoder.add_jsgf_string(_PHRASES, grammar)
+        decoder.activate_search(_PHRASES)
+    except (RuntimeError, ValueError) as error:
+        raise EngineUnavailable(f"pocketsphinx cannot take the phrasebook: {error}") from error
+    return decoder
+
+
+def _pronounce(phrasebook: book.Phrasebook, model: Path) -> Pronunciations:
+    """Word -> its pronunciations, for all that can be spoken."""
+    needed = phrasebook.words()
+    found: dict[str, list[str]] = {
+        word: list(phones) for word, phones in phrasebook.pronunciations.items() if word in needed
+    }
+    given = set(found)
+    for word, phones in _dictionary(model / "cmudict-en-us.dict"):
+        if word in needed and word not in given:
+            found.setdefault(word, []).append(phones)
+    for word, entry in needed.items():
+        if word not in found:
+            raise ConfigError(
+                f"{entry.source}: phrase {entry.id!r}: the recogniser does not know the word "
+                f"{word!r}; use another, or add its pronunciation: "
+                f'[pronunciations] {word} = "HH AH L OW"'
+            )
+    return found
+
+
+def _dictionary(path: Path) -> Iterable[tuple[str, str]]:
+    """(word, phones) of each line; further pronunciations of a word stand as "word(2)"."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                word, _, phones = line.rstrip().partition(" ")
+                yield word.partition("(")[0], phones
+    except OSError as error:
+        raise EngineUnavailable(f"pocketsphinx has no dictionary: {error}") from error
