@@ -86,8 +86,8 @@ __all__ = [
 LONGEST_RETRY = 60
 """The largest Retry-After, in seconds."""
 
-_MEASURING = (BudgetChanged, WorkerReady, SessionEnded, Heartbeat)
-"""Events that can bring an overshoot to light."""
+_MEASURING = (BudgetChanged, ReloadRequested, WorkerReady, SessionEnded, Heartbeat)
+"""Events that can bring an overshoot to light: new readings, limits and footprints."""
 
 
 class Pool:
