@@ -201,7 +201,11 @@ class Heads:
             return True
         if not grown:
             # Readable without growth: it has closed its side before the head was complete.
-            visitor.sock.close()
+            if visitor.peeked:
+                message = "the connection was closed before the request head was complete"
+                self._farewells.answer(visitor, refuse(400, message, "bad_request"))
+            else:
+                visitor.sock.close()
             return True
         # While there is no empty line, only the first look can tell anything new: that this is
         # no HTTP at all. Parsing on every byte would cost the square of the head's length.
@@ -265,9 +269,7 @@ class Farewells:
         self._leaving: OrderedDict[socket.socket, tuple[float, list[int]]] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
         self._senders: set[asyncio.Task[None]] = set()
-
-    def __len__(self) -> int:
-        return len(self._leaving) + len(self._senders)
+        self._changed = asyncio.Event()
 
     def answer(self, visitor: Visitor, response: bytes) -> None:
         """Send `response` and let the visitor go; owns its socket from now on. Never raises."""
@@ -297,8 +299,15 @@ class Farewells:
             return
         self._linger(sock)
 
-    def close(self) -> None:
-        """Close all that are left."""
+    async def close(self, patience: float) -> None:
+        """Give those that are left `patience` seconds to read their answers, then close them."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self._leaving or self._senders:
+                    self._changed.clear()
+                    await self._changed.wait()
+        for sender in self._senders:
+            sender.cancel()
         if self._timer is not None:
             self._timer.cancel()
         for sock in list(self._leaving):
@@ -332,6 +341,7 @@ class Farewells:
 
     def _close(self, sock: socket.socket) -> None:
         sock.close()
+        self._changed.set()
         self._on_closed()
 
     def _expire(self) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from voicepool import ipc, linux
+from voicepool.callers import Candidate
 from voicepool.errors import IpcError
-from voicepool.frontdoor import Visitor
 from voicepool.pool import Reason
 
 log = logging.getLogger("voicepool.supervisor")
@@ -57,9 +57,8 @@ class WorkerHandle:
         self.device = device
         self.tmpdir = tmpdir
         self.pid: int | None = None
-        self.visitor: Visitor | None = None
-        """The supervisor's copy of the caller's socket, from Assign to Accepted."""
-        self.connection: int | None = None
+        self.candidate: Candidate | None = None
+        """The caller who was offered to it; holds our copy of the socket until Accepted."""
         self.error = ""
         self.permanent = False
         """What the worker said of why it failed to warm up."""
@@ -105,20 +104,25 @@ class WorkerHandle:
 
     # -- life
 
-    def assign(self, visitor: Visitor, message: ipc.Assign) -> None:
+    def assign(self, candidate: Candidate) -> None:
         """Pass the caller's socket; a copy stays here until it is acknowledged.
 
         A worker that is dead already is no error: its end is on its way to us.
         """
-        self.visitor, self.connection = visitor, message.connection
+        self.candidate = candidate
         with contextlib.suppress(OSError):
-            self._channel.send(message, [visitor.fileno()])
+            self._channel.send(candidate.assign, [candidate.visitor.fileno()])
 
     def accepted(self) -> None:
         """The worker owns the caller's socket now."""
-        if self.visitor is not None:
-            self.visitor.sock.close()
-            self.visitor = None
+        if self.candidate is not None:
+            self.candidate.visitor.sock.close()
+            self.candidate = None
+
+    def take_back(self) -> Candidate | None:
+        """The caller who was offered in vain."""
+        candidate, self.candidate = self.candidate, None
+        return candidate
 
     def stop(self, reason: Reason) -> None:
         """Ask; a worker that does not listen is killed when its deadline has passed."""

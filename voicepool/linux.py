@@ -14,7 +14,7 @@ import resource
 import select
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -91,9 +91,12 @@ def has_exited(pidfd: int) -> bool:
     return bool(poller.poll(0))
 
 
-def reap(kind: int = os.P_ALL, ident: int = 0) -> tuple[int, int] | None:
+def reap(
+    kind: int = os.P_ALL, ident: int = 0, *, spare: Container[int | None] = ()
+) -> tuple[int, int] | None:
     """Reap one ended child, if there is any: (pid, status as in `os.waitstatus_to_exitcode`).
 
+    None also when the one that the kernel names is in `spare`, because somebody waits for it.
     What the child left in its process group dies first, while the zombie still keeps its number
     from being given to somebody else. Only for children that lead a group of their own.
     """
@@ -101,7 +104,7 @@ def reap(kind: int = os.P_ALL, ident: int = 0) -> tuple[int, int] | None:
         ended = os.waitid(kind, ident, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return None
-    if ended is None:
+    if ended is None or ended.si_pid in spare:
         return None
     if os.getpgid(ended.si_pid) == ended.si_pid:
         with contextlib.suppress(ProcessLookupError):

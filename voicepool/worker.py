@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -161,11 +161,9 @@ async def _hang_up_after_echo(client: ClientConnection) -> None:
 class _Connection(ServerConnection):
     """Tells when its TCP connection is gone, whether or not a handshake ever happened."""
 
-    lost: asyncio.Event
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.lost = asyncio.Event()
-        super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -179,18 +177,22 @@ async def _serve(
     create_connection: Callable[..., ServerConnection] = _Connection,
 ) -> Server:
     """The one way in which a worker's WebSocket server is made, rehearsal and call alike."""
-    subprotocols: list[Subprotocol] = []
+    known: Sequence[str] = ()
     max_size = MAX_MESSAGE_SIZE
     if isinstance(app, Negotiating):
-        subprotocols = [Subprotocol(name) for name in app.subprotocols]
-        max_size = app.max_message_size
+        known, max_size = app.subprotocols, app.max_message_size
+
+    def choose(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+        # A client that offers none of ours is served without: websockets would turn it away.
+        return next((Subprotocol(name) for name in known if name in offered), None)
+
     return await serve(
         handler,
         sock=inbox,
         # Typed as a class there; any callable that makes a connection serves.
         create_connection=cast(type[ServerConnection], create_connection),
         compression=None,
-        subprotocols=subprotocols or None,
+        select_subprotocol=choose,
         max_size=max_size,
         open_timeout=HANDSHAKE_SECONDS,
         close_timeout=LINGER_SECONDS,

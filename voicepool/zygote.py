@@ -23,12 +23,11 @@ from typing import NoReturn
 
 import msgspec
 
-from voicepool import ipc, linux, worker
+from voicepool import ipc, linux, logs, worker
 from voicepool.app import App
 from voicepool.budget import HOST, Cost
-from voicepool.config import Settings
+from voicepool.config import Settings, wants_color
 from voicepool.errors import ConfigError, EngineUnavailable, IpcError
-from voicepool.logs import configure_logging
 
 log = logging.getLogger("voicepool.zygote")
 
@@ -241,7 +240,11 @@ def main() -> None:
     # Until it is in its loop, only the kernel can end a zygote that hangs in an import.
     linux.arm_lifeline(fds[0])
     settings = msgspec.convert(configure.settings, Settings)
-    configure_logging(settings)
+    style = settings.log_format
+    if style == "auto":
+        style = "pretty" if sys.stderr.isatty() else "json"
+    color = wants_color(sys.stderr, os.environ)
+    logs.configure(settings.log_level, style, color=color)
     app = _prepare_app(channel, configure, settings)
     if app is None:
         sys.exit(1)

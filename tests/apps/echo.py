@@ -1,0 +1,80 @@
+"""A tiny app: says who its worker and its caller are, echoes, and misbehaves on demand.
+
+It hosts most tests of the pool.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import tempfile
+import time
+
+from websockets.asyncio.server import ServerConnection
+
+from voicepool.app import caller
+
+
+class Echo:
+    paths = ("/echo", "/other")
+    subprotocols = ("realtime",)
+    max_message_size = 1 << 20
+
+    def preload(self) -> None: ...
+
+    def load(self, device: str) -> None:
+        self.device = device
+
+    def warm_up(self) -> None: ...
+
+    async def serve(self, websocket: ServerConnection) -> None:
+        who = caller.get()
+        hello = {
+            "pid": os.getpid(),
+            "caller": [who.connection, who.host, who.port, who.identity],
+            "tmpdir": tempfile.gettempdir(),
+            "random": random.random(),
+        }
+        await websocket.send(json.dumps(hello))
+        async for message in websocket:
+            if isinstance(message, str) and message.startswith("!"):
+                await _misbehave(websocket, message)
+            else:
+                await websocket.send(message)
+
+
+async def _misbehave(websocket: ServerConnection, order: str) -> None:
+    match order:
+        case "!die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "!raise":
+            raise KeyError("a caller's secret words")
+        case "!hang":
+            time.sleep(3600)  # noqa: ASYNC251 - the point is to block the loop
+        case "!fork":
+            # A child of the worker's own that would live on.
+            if os.fork() == 0:
+                signal.pause()
+                os._exit(0)
+            await websocket.send("forked")
+        case "!litter":
+            with tempfile.NamedTemporaryFile(delete=False) as file:
+                file.write(b"left behind")
+            await websocket.send(file.name)
+        case "!fds":
+            # Use up every descriptor.
+            held = []
+            try:
+                while True:
+                    held.append(socket.socket())
+            except OSError:
+                for sock in held:
+                    sock.close()
+            await websocket.send(str(len(held)))
+
+
+def create() -> Echo:
+    return Echo()

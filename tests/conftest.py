@@ -1,0 +1,32 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pools import PoolServer
+
+
+@pytest.fixture
+def start_pool(tmp_path: Path) -> Iterator[Callable[..., PoolServer]]:
+    """Starts servers; at the end each is closed and checked for what it left behind.
+
+    Waits until the server serves, unless called with `wait=False`.
+    """
+    servers: list[PoolServer] = []
+
+    def start(*, wait: bool = True, **settings: Any) -> PoolServer:
+        runtime = tmp_path / f"runtime-{len(servers)}"
+        server = PoolServer(runtime, **settings)
+        servers.append(server)
+        if wait:
+            server.stage("serving")
+        return server
+
+    yield start
+    for server in servers:
+        server.close()

@@ -1,0 +1,32 @@
+"""Runs a supervisor for tests: settings come as JSON in argv, progress goes out as JSON lines.
+
+Apart from that it is what `voicepool start` runs; settings that have no meaning for users (port 0,
+half-second deadlines) are easier to give this way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict
+
+import msgspec
+
+from voicepool import logs
+from voicepool.config import Settings
+from voicepool.supervisor import Progress, Supervisor, supervise
+
+
+def announce(supervisor: Supervisor, progress: Progress) -> None:
+    print(json.dumps({"url": supervisor.url, **asdict(progress)}), flush=True)
+
+
+def main() -> None:
+    settings = msgspec.convert(json.loads(sys.argv[1]), Settings)
+    logs.configure(settings.log_level, "json")
+    sys.exit(asyncio.run(supervise(settings, announce)))
+
+
+if __name__ == "__main__":
+    main()

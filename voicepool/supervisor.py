@@ -1,0 +1,432 @@
+"""The supervisor: the shell around the pool.
+
+It turns what happens (a caller, a worker's message, an exit, a signal, a timer) into events for
+the pool and carries out the commands that come back. It decides nothing itself, imports no engine
+and never touches a caller's audio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from voicepool import ipc, linux, pool
+from voicepool.access import Access
+from voicepool.answers import refuse
+from voicepool.budget import HOST, BudgetSettings, Cost
+from voicepool.callers import Candidate, WaitingRoom
+from voicepool.config import Settings
+from voicepool.errors import ExitCode, IllegalEvent
+from voicepool.forker import Forker
+from voicepool.frontdoor import FrontDoor, Visitor, listen
+from voicepool.handles import WorkerHandle
+from voicepool.logs import FloodGuard
+from voicepool.pool import Pool, PoolSettings, Reason
+from voicepool.reception import Reception
+from voicepool.rundir import RuntimeDir
+from voicepool.statusreport import status_report
+
+log = logging.getLogger("voicepool.supervisor")
+
+PROBE_SECONDS: Final = 2.0
+"""How often the host's memory is looked at."""
+FAREWELL_SECONDS: Final = 1.0
+"""How long the last refusals may take to be read when the server is going down."""
+
+REFUSALS: Final = {
+    Reason.FULL: "every worker is in a call and the waiting room is full",
+    Reason.TIMEOUT: "no worker came free in time",
+    Reason.UNAVAILABLE: "no worker can be started: see /status and the server's log",
+    Reason.DRAINING: "the server is shutting down",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the server has come, for whoever started it."""
+
+    stage: Literal["preloading", "warming", "serving", "trouble", "draining", "stopped"]
+    warm: int = 0
+    target: int = 0
+    detail: str = ""
+    """What is wrong, in a line for people."""
+
+
+def pool_settings(settings: Settings) -> PoolSettings:
+    """The pool's share of the settings."""
+    return PoolSettings(
+        workers=settings.workers,
+        max_connections=settings.max_connections,
+        spare=settings.spare,
+        max_waiting=settings.max_waiting,
+        queue_timeout=settings.queue_timeout,
+        warmups=settings.warmups,
+        hello_timeout=settings.hello_timeout,
+        warm_up_timeout=settings.warm_up_timeout,
+        ack_timeout=settings.ack_timeout,
+        heartbeat_timeout=settings.heartbeat_timeout,
+        stop_timeout=settings.stop_timeout,
+        drain_timeout=settings.drain_timeout,
+        call_limit=settings.call_limit,
+        budget=BudgetSettings(
+            estimate=Cost(host=settings.ram_per_worker),
+            reserve={HOST: settings.ram_reserve},
+            caps={HOST: settings.ram_budget} if settings.ram_budget is not None else {},
+            soft_limit=settings.ram_soft_limit,
+            hard_limit=settings.ram_hard_limit,
+        ),
+    )
+
+
+class Supervisor:
+    """One server. Make it on the running event loop, then `await run()`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        runtime: RuntimeDir,
+        announce: Callable[[Progress], None],
+    ) -> None:
+        """Owns `listener` and `runtime`; `announce` must not block."""
+        self.settings = settings
+        self.url = _url(listener)
+        self.started_at = time.time()
+        self.exit_code = ExitCode.OK
+        self._announce = announce
+        self._runtime = runtime
+        self._loop = asyncio.get_running_loop()
+        self.pool = Pool(pool_settings(settings), random.Random())
+        self._events: deque[pool.Event] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._handles: dict[int, WorkerHandle] = {}
+        self._connections = 0
+        self._zygote_cost = Cost()
+        self._came_up = False
+        self._draining = False
+        self._told: Progress | None = None
+        self._flood = FloodGuard(log)
+        self._done = asyncio.Event()
+        self.door = FrontDoor(
+            listener,
+            self._on_visitor,
+            head_timeout=settings.head_timeout,
+            max_heads=settings.max_heads,
+        )
+        self._waiting = WaitingRoom(lambda number: self._tell(pool.ConnectionLost(number)))
+        self.forker = Forker(settings, runtime.path, self)
+        self.reception = Reception(
+            _access(settings),
+            self.door.farewells,
+            ready=lambda: self.pool.ready,
+            status=lambda: status_report(self),
+            on_call=self._on_call,
+        )
+
+    # -- life
+
+    async def run(self) -> ExitCode:
+        """Serve until drained; the exit code. Leaves no process and no file behind."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(signum, self._drain)
+        self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        self.door.open()
+        prober = self._loop.create_task(self._probe())
+        try:
+            self.forker.start()
+            self._report()
+            await self._done.wait()
+        finally:
+            prober.cancel()
+            await self._close()
+        self._announce(Progress("stopped"))
+        return self.exit_code
+
+    def _drain(self) -> None:
+        """TERM or INT: the first one drains, the second ends the calls too."""
+        self._draining = True
+        log.info("draining", extra={"callers": self.pool.snapshot().callers})
+        self._tell(pool.DrainRequested())
+        self._report()
+        self._finish_if_drained()
+
+    def fail(self, code: ExitCode, error: str) -> None:
+        """Give up: nothing that waiting could mend."""
+        self.exit_code = code
+        self._announce(Progress("trouble", detail=error))
+        self._drain()
+
+    def _finish_if_drained(self) -> None:
+        if self._draining and not self._handles:
+            self._done.set()
+
+    async def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        # Whoever stands in the accept queue gets an answer too: the pool refuses them all.
+        self.door.close()
+        await self.forker.close()
+        await self.door.farewells.close(FAREWELL_SECONDS)
+        self._waiting.close()
+        self._reap()
+        self._runtime.close()
+
+    def _reap(self) -> None:
+        """Reap what has become our child: orphans of dead zygotes and of dead workers.
+
+        Those that somebody waits for are left to him, and come first: he calls again.
+        """
+        awaited = {handle.pid for handle in self._handles.values()} | {self.forker.pid}
+        while linux.reap(spare=awaited) is not None:
+            pass
+
+    async def _probe(self) -> None:
+        while True:
+            await asyncio.sleep(PROBE_SECONDS)
+            if self.reception.paths is not None:
+                self._read_budget()
+
+    def _read_budget(self) -> None:
+        readings = {HOST: linux.host_memory()}
+        self._tell(pool.BudgetChanged(readings, zygote=self._zygote_cost))
+
+    # -- the pool
+
+    def _tell(self, event: pool.Event) -> None:
+        """Hand the pool an event and do as it says; what that causes comes after it."""
+        self._events.append(event)
+        if len(self._events) > 1:
+            return  # called by one of the commands below
+        while self._events:
+            try:
+                for command in self.pool.handle(self._events[0], self._loop.time()):
+                    self._carry_out(command)
+                self._log_transitions()
+            finally:
+                self._events.popleft()
+        self._set_timer()
+        self._report()
+
+    def _carry_out(self, command: pool.Command) -> None:
+        match command:
+            case pool.Spawn():
+                self._spawn(command)
+            case pool.Assign():
+                self._handles[command.worker].assign(self._waiting.take(command.connection))
+            case pool.Refuse():
+                self._refuse(command)
+            case pool.Stop():
+                log.info("worker told to stop", extra=_fields(command))
+                self._handles[command.worker].stop(command.reason)
+            case pool.Kill():
+                log.warning("worker killed", extra=_fields(command))
+                self._handles[command.worker].kill(command.reason)
+
+    def _set_timer(self) -> None:
+        deadline = self.pool.next_deadline
+        if self._timer is not None:
+            if self._timer.when() == deadline:
+                return
+            self._timer.cancel()
+        self._timer = None if deadline is None else self._loop.call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._tell(pool.Tick())
+
+    def _log_transitions(self) -> None:
+        if not log.isEnabledFor(logging.DEBUG):
+            return
+        for change in self.pool.transitions:
+            kind = "worker" if isinstance(change.after, pool.WorkerState) else "connection"
+            before = change.before.value if change.before else None
+            log.debug(
+                "transition",
+                extra={
+                    kind: change.number,
+                    "before": before,
+                    "after": change.after.value,
+                    "cause": change.cause,
+                },
+            )
+
+    def _report(self) -> None:
+        """Tell whoever started the server how far it is, when that has changed."""
+        if self._came_up:
+            return
+        snapshot = self.pool.snapshot()
+        warm = snapshot.states.get(pool.WorkerState.IDLE, 0) + snapshot.callers
+        target = self.settings.workers
+        if snapshot.draining:
+            self._came_up = True
+            progress = Progress("draining")
+        elif self.reception.paths is None:
+            progress = Progress("preloading", target=target)
+        elif warm and warm >= min(target, snapshot.target + snapshot.callers):
+            self._came_up = True
+            progress = Progress("serving", warm, target, snapshot.bound_by)
+        else:
+            stage: Literal["trouble", "warming"] = "trouble" if snapshot.last_error else "warming"
+            progress = Progress(stage, warm, target, snapshot.last_error)
+        if progress != self._told:
+            self._told = progress
+            self._announce(progress)
+
+    # -- callers
+
+    def _on_visitor(self, visitor: Visitor) -> None:
+        self.reception.receive(visitor)
+
+    def _on_call(self, visitor: Visitor, address: str, identity: str) -> None:
+        self._connections += 1
+        number = self._connections
+        self._waiting.add(Candidate(number, visitor, address, identity))
+        self._tell(pool.ConnectionArrived(number))
+        if number in self._waiting:
+            self._waiting.watch(number)
+
+    def _refuse(self, command: pool.Refuse) -> None:
+        candidate = self._waiting.take(command.connection)
+        self._flood.info(
+            "caller refused", connection=command.connection, reason=command.reason.value
+        )
+        message = f"{REFUSALS[command.reason]}; try again in {command.retry_after} s"
+        headers = {"Retry-After": str(command.retry_after)}
+        response = refuse(503, message, command.reason.value, headers)
+        self.door.farewells.answer(candidate.visitor, response)
+
+    # -- workers
+
+    def _spawn(self, command: pool.Spawn) -> None:
+        tmpdir = self._runtime.path / f"worker-{command.worker}"
+        try:
+            handle = WorkerHandle(
+                command.worker, command.device, tmpdir, self._on_message, self._on_exit
+            )
+        except OSError as error:
+            reason = f"no worker can be started: {error.strerror}"
+            self._tell(pool.SpawnFailed(command.worker, reason))
+            return
+        self._handles[command.worker] = handle
+        self.forker.fork(handle)
+
+    def _on_message(self, handle: WorkerHandle, message: ipc.FromWorker) -> None:
+        try:
+            self._tell_of(handle, message)
+        except IllegalEvent:
+            log.exception("worker out of turn", extra={"worker": handle.number})
+            handle.kill(Reason.HARD_LIMIT)
+
+    def _tell_of(self, handle: WorkerHandle, message: ipc.FromWorker) -> None:
+        number = handle.number
+        match message:
+            case ipc.Hello():
+                self._tell(pool.WorkerHello(number))
+            case ipc.Ready():
+                log.info("worker ready", extra={"worker": number, "pid": handle.pid})
+                self._tell(pool.WorkerReady(number, message.footprint))
+            case ipc.Accepted():
+                handle.accepted()
+                self._tell(pool.SessionAccepted(number))
+            case ipc.Ended():
+                self._tell(pool.SessionEnded(number, message.footprint))
+            case ipc.Beat():
+                self._tell(pool.Heartbeat(number, message.footprint))
+            case ipc.Failed():
+                log.warning(
+                    "worker failed to warm up", extra={"worker": number, "error": message.error}
+                )
+
+    def _on_exit(self, handle: WorkerHandle) -> None:
+        """The process has ended and its last words have been heard."""
+        del self._handles[handle.number]
+        candidate = handle.take_back()
+        if candidate is not None:
+            # It died without taking its caller. Nobody has read from that socket if the same
+            # head is still there; then the next worker can have it and the caller never knows.
+            if candidate.visitor.still_there():
+                self._waiting.add(candidate)
+            else:
+                candidate.visitor.sock.close()
+                self._tell(pool.ConnectionLost(candidate.connection))
+        self._tell(pool.ProcessExited(handle.number, handle.error, permanent=handle.permanent))
+        if candidate is not None and candidate.connection in self._waiting:
+            self._waiting.watch(candidate.connection)
+        self._loop.call_soon(self._reap)
+        self._finish_if_drained()
+
+    # -- the zygote (ForkerEvents)
+
+    def zygote_ready(self, paths: list[str], footprint: Cost) -> None:
+        self.reception.paths = frozenset(paths)
+        self._zygote_cost = footprint
+        self._read_budget()
+
+    def zygote_failed(self, error: str, *, permanent: bool) -> None:
+        log.error("zygote failed", extra={"error": error, "permanent": permanent})
+        if permanent and self.reception.paths is None:
+            self.fail(ExitCode.USAGE, error)
+        else:
+            self._announce(Progress("trouble", target=self.settings.workers, detail=error))
+
+    def fork_failed(self, handle: WorkerHandle, error: str, *, permanent: bool) -> None:
+        del self._handles[handle.number]
+        self._tell(pool.SpawnFailed(handle.number, error, permanent=permanent))
+        self._finish_if_drained()
+
+    def reaped(self, worker: int, pid: int, status: int) -> None:
+        log.info("worker exited", extra={"worker": worker, "pid": pid, "status": status})
+
+    @property
+    def workers(self) -> dict[int, WorkerHandle]:
+        """Live workers by number."""
+        return self._handles
+
+
+def _fields(command: pool.Stop | pool.Kill) -> dict[str, object]:
+    return {"worker": command.worker, "reason": command.reason.value}
+
+
+def _access(settings: Settings) -> Access:
+    return Access(
+        api_keys=settings.api_keys,
+        bind_host=settings.host,
+        allowed_hosts=settings.allowed_hosts,
+        allowed_origins=settings.allowed_origins,
+        trusted_proxies=settings.trusted_proxies,
+    )
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+
+
+async def supervise(
+    settings: Settings, announce: Callable[[Supervisor, Progress], None]
+) -> ExitCode:
+    """Run a server to its end; the exit code.
+
+    Raises OSError when the address cannot be bound or the runtime directory cannot be made, and
+    ConfigError.
+    """
+    linux.raise_fd_limit()
+    linux.become_subreaper()
+    os.umask(0o077)
+    listener = listen(settings.host, settings.port)
+    try:
+        runtime = RuntimeDir(settings.runtime_dir)
+    except OSError:
+        listener.close()
+        raise
+    supervisor = Supervisor(settings, listener, runtime, lambda step: announce(supervisor, step))
+    return await supervisor.run()
