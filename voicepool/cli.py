@@ -133,9 +133,9 @@ signals: TERM and INT (Ctrl-C) let calls finish, then stop; a second one stops a
 
 {_EXIT_CODES}"""
 
-_TALK_EPILOG = f"""The caller speaks at the pace of speech, and silence follows until all is answered.
-A file may hold several utterances; one that begins while a reply still plays interrupts it, as in
-a call. With --fast each utterance is sent at once, after the reply before it, so none interrupts.
+_TALK_EPILOG = f"""The caller speaks at the pace of speech, then silence follows until all is
+answered. A file may hold several utterances; one that begins while a reply still plays interrupts
+it, as in a call. With --fast each is sent at once, after the reply before it; none interrupts.
 
 environment: VOICEPOOL_URL, VOICEPOOL_API_KEY
 

@@ -39,7 +39,7 @@ def fetch(url: str, api_key: str) -> dict[str, Any]:
     """The server's `/status`. `url` may be its address in any form. Raises CallError."""
     address = http_url(url, "/status")
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    request = urllib.request.Request(address, headers=headers)  # noqa: S310 - http or https only
+    request = urllib.request.Request(address, headers=headers)
     # A proxy from the environment cannot reach this machine's own loopback.
     own = is_loopback(urlsplit(address).hostname or "")
     opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if own else []))
