@@ -102,14 +102,14 @@ class PoolServer:
 
     def stage(self, name: str) -> dict[str, Any]:
         """Wait until the server has announced this stage."""
-        return self.until(
+        return self.until(  # type: ignore[no-any-return]
             lambda: next((step for step in self.progress if step["stage"] == name), None),
             f"announced {name}",
         )
 
     def logged(self, event: str, **fields: Any) -> dict[str, Any]:
         """Wait for a log line."""
-        return self.until(
+        return self.until(  # type: ignore[no-any-return]
             lambda: next((line for line in self.logs if _matches(line, event, fields)), None),
             f"logged {event} {fields}",
         )
@@ -167,7 +167,8 @@ class PoolServer:
     def call(self, path: str = "/echo", **options: Any) -> ClientConnection:
         """A WebSocket client."""
         options.setdefault("open_timeout", DEADLINE)
-        return connect(self.url + path, proxy=None, **options)
+        client: ClientConnection = connect(self.url + path, proxy=None, **options)
+        return client
 
     def socket(self) -> socket.socket:
         """A raw TCP connection."""
