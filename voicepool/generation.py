@@ -29,6 +29,7 @@ from voicepool.engines.base import (
 from voicepool.errors import EngineError
 from voicepool.sentences import Clause, Clauses
 from voicepool.stages import Span, Speaker, Stage, StageFailed
+from voicepool.tasks import TaskSet
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Generation:
     """The parts of one reply, made by tasks of its own until `cancel` or the end.
 
     `voice` None makes text alone. `deadline`: the seconds that the model may take for its next
-    token. Needs a running event loop.
+    token. `tasks` outlive it. Needs a running event loop.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Generation:
         speaker: Speaker,
         voice: Voice | None,
         deadline: float,
+        tasks: TaskSet,
     ) -> None:
         self.stamps = Stamps()
         self.llm_generator: AsyncGenerator[ChatDelta, None] | None = None
@@ -123,7 +125,7 @@ class Generation:
         self._asked_to_speak = False
         self._spoken = 0.0
         """Seconds of sound of the message."""
-        self._task = asyncio.create_task(self._run())
+        self._task = tasks.spawn(self._run())
 
     async def parts(self) -> AsyncGenerator[Part, None]:
         """All parts in order, for one reader."""
@@ -136,10 +138,6 @@ class Generation:
     def cancel(self) -> None:
         """Stop all engines that work on it. May be called at any time, more than once."""
         self._task.cancel()
-
-    async def cancelled(self) -> None:
-        """Wait until the engines have been told to stop, after `cancel`."""
-        await asyncio.wait([self._task])
 
     async def _run(self) -> None:
         try:

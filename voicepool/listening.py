@@ -157,6 +157,8 @@ class Listener:
         self._recent.capacity = max(samples_of(padding), SHORTEST_TURN) + 2 * self._windows.size
 
     def _hear_manual(self, samples: Samples) -> None:
+        if not len(samples):
+            return
         if self._utterance is None:
             self._utterance = self._open_utterance()
         self._utterance.feed(samples)

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from voicepool import asking
 from voicepool.engines.base import (
     INPUT_RATE,
     ChatDelta,
@@ -27,7 +26,6 @@ from voicepool.engines.base import (
     Message,
     Samples,
 )
-from voicepool.errors import ResponseActive
 from voicepool.events import (
     CancelReason,
     FinalTranscript,
@@ -46,14 +44,11 @@ from voicepool.history import Entry, History
 from voicepool.listening import Listener
 from voicepool.outbox import Outbox
 from voicepool.playback import Loudspeaker
+from voicepool.replies import Replies
 from voicepool.response import Channel, Response, Stopwatch, new_id
 from voicepool.stages import EngineThread, Span, Speaker, StageFailed, Utterance
+from voicepool.tasks import TaskSet
 from voicepool.turns import milliseconds_of
-
-MOST_REQUESTS = 16
-"""Responses that wait."""
-MOST_ASIDE = 4
-"""Out-of-band responses that are made at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +79,17 @@ class _Turn:
 class _Speculation:
     """The reply to a turn that is likely over; nobody has been told of it."""
 
-    task: asyncio.Task[None]
+    task: asyncio.Task[None] = field(init=False)
     request: ChatRequest | None = None
     voice: Voice | None = None
     generation: Generation | None = None
+
+    def take(self, request: ChatRequest, voice: Voice | None) -> Generation | None:
+        """Its reply, if it is one to just this: the same conversation, words and settings."""
+        if self.generation is not None and (self.request, self.voice) == (request, voice):
+            return self.generation
+        self.discard()
+        return None
 
     def discard(self) -> None:
         self.task.cancel()
@@ -111,35 +113,30 @@ class SpeechPipelineManager:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.history = History()
-        self.requests_queue: deque[Response] = deque()
-        """Responses that wait for the running one to end."""
         self._engines = engines
         self._settings = settings or PipelineSettings()
         self._limits = limits or Limits()
+        self._tasks = TaskSet()
         self._outbox = Outbox()
-        self._loudspeaker = Loudspeaker()
-        self._channel = Channel(self._outbox, self.history, self._loudspeaker, clock)
+        self._channel = Channel(self._outbox, self.history, Loudspeaker(), clock)
         self._stt = EngineThread("stt", self._limits.job)
         self._tts = EngineThread("tts", self._limits.job)
         self._speaker = Speaker(self._tts, engines.tts)
         self._listener = Listener(
             engines.vad, self._settings.turns, self._open_utterance, handler=self
         )
+        self._replies = Replies(self._tasks, self._reply_begun, self._reply_ended)
+        self.requests_queue = self._replies.waiting
+        """Responses that wait for the running one to end; bounded."""
         self._input = asyncio.Lock()
-        self._active: Response | None = None
-        self._aside: set[Response] = set()
-        self._finished: list[Response] = []
-        """Responses that are made but may still be playing."""
-        self._queued_answer: Response | None = None
         self._last_turn: _Turn | None = None
         self._speculation: _Speculation | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     @property
     def running_generation(self) -> Generation | None:
         """The reply in the making."""
-        return self._active.generation if self._active else None
+        return self._replies.active.generation if self._replies.active else None
 
     @property
     def llm_generator(self) -> AsyncGenerator[ChatDelta, None] | None:
@@ -151,18 +148,14 @@ class SpeechPipelineManager:
 
     async def __aexit__(self, *exc: object) -> None:
         """Cancel everything, join the engine threads within a deadline, close the streams."""
+        deadline = time.monotonic() + self._limits.close
         self._closed = True
         self._outbox.close()
         self._listener.clear()
         self._discard_speculation()
-        for response in (*self.requests_queue, *self._aside, self._active):
-            if response is not None:
-                response.close("cancelled")
-        for task in self._tasks:
-            task.cancel()
-        deadline = time.monotonic() + self._limits.close
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._limits.close)
+        self._replies.close()
+        # The threads last: what the tasks leave behind is cleaned up in them.
+        await self._tasks.close(self._limits.close)
         for thread in (self._stt, self._tts):
             await thread.close(max(0.0, deadline - time.monotonic()))
 
@@ -175,6 +168,12 @@ class SpeechPipelineManager:
         """Change the settings at once; a running response keeps those it began with."""
         self._settings = settings
         self._listener.configure(settings.turns)
+
+    async def ready(self) -> None:
+        """Wait while the reader of the events is far behind.
+
+        `push_audio` does; a session awaits it before other requests of a client that may flood."""
+        await self._outbox.ready()
 
     # -- the caller's sound
 
@@ -221,14 +220,10 @@ class SpeechPipelineManager:
         while there is another. Those out of band are made beside it, a few at a time; too many
         that wait raise ResponseActive too.
         """
-        blocker = self._active if request.remember else None
-        if blocker is None and len(self.requests_queue) >= MOST_REQUESTS:
-            blocker = self.requests_queue[0]
-        if blocker is not None:
-            raise ResponseActive(blocker.response_id)
+        self._replies.check(remember=request.remember)
         self._discard_speculation()
         response = self._response(request, time.monotonic(), self._prepare_requested)
-        self._submit(response)
+        self._replies.submit(response)
         return response.response_id
 
     def cancel(
@@ -238,15 +233,7 @@ class SpeechPipelineManager:
 
         Its ResponseDone is told at once. The history keeps what was heard by then.
         """
-        for response in (self._active, *self._aside, *self.requests_queue):
-            if response is None or response_id not in (None, response.response_id):
-                continue
-            if response_id is None and not response.request.remember:
-                continue
-            response.start()
-            response.close("cancelled", reason=reason)
-            return True
-        return False
+        return self._replies.cancel(response_id, reason)
 
     # -- the history (sync, immediate)
 
@@ -265,7 +252,9 @@ class SpeechPipelineManager:
 
         Never lengthens. Works on finished items, and on one that is still being made. Raises
         UnknownItem."""
-        return self.history.truncate(item_id, audio_end_ms)
+        left = self.history.truncate(item_id, audio_end_ms)
+        self._replies.stopped_playing(item_id)
+        return left
 
     # -- what the listener tells
 
@@ -274,16 +263,17 @@ class SpeechPipelineManager:
         self._outbox.put(SpeechStarted(utterance.item_id, milliseconds_of(start)))
         turns = self._settings.turns
         if turns is not None and turns.interrupt_response:
-            self._interrupt()
+            self._replies.interrupt()
 
     def turn_paused(self, utterance: Utterance) -> None:
         """The turn is likely over: begin the reply, and tell nobody."""
         turns = self._settings.turns
         if turns is None or not (self._settings.speculate and turns.create_response):
             return
-        if self._active is None and not self.requests_queue:
+        if self._replies.idle:
             self._discard_speculation()
-            self._speculation = _Speculation(self._spawn(self._speculate(utterance)))
+            self._speculation = speculation = _Speculation()
+            speculation.task = self._tasks.spawn(self._speculate(speculation, utterance))
 
     def turn_resumed(self) -> None:
         """It was not over."""
@@ -310,7 +300,7 @@ class SpeechPipelineManager:
         if self._settings.transcribe:
             self._outbox.put(FinalTranscript(item_id, "", 0.0))
         if self._settings.turns is not None and self._settings.turns.create_response:
-            self._submit(
+            self._replies.answer(
                 self._response(ResponseRequest(), time.monotonic(), self._prepare_requested)
             )
 
@@ -323,6 +313,7 @@ class SpeechPipelineManager:
             self._engines.stt,
             language=self._settings.language,
             prompt=self._settings.prompt,
+            tasks=self._tasks,
             on_partial=self._tell_partial if on_partial else _ignore,
         )
 
@@ -338,7 +329,7 @@ class SpeechPipelineManager:
         previous = self.history.append(entry)
         self._outbox.put(TurnCommitted(entry.item_id, previous))
         turn = _Turn(entry, time.monotonic())
-        turn.transcribing = self._spawn(self._transcribe(turn, utterance))
+        turn.transcribing = self._tasks.spawn(self._transcribe(turn, utterance))
         self._last_turn = turn
         return turn
 
@@ -357,18 +348,16 @@ class SpeechPipelineManager:
             self._outbox.put(FinalTranscript(item_id, text, utterance.samples / INPUT_RATE))
         return text
 
-    async def _speculate(self, utterance: Utterance) -> None:
+    async def _speculate(self, speculation: _Speculation, utterance: Utterance) -> None:
         """Begin the reply to what has been said so far."""
-        speculation = self._speculation
-        assert speculation is not None
         try:
             text = (await utterance.snapshot()).text.strip()
         except StageFailed:
             return  # told when the turn is transcribed
         request = ResponseRequest()
         said = [*self.history.messages(), Message("user", text)]
-        speculation.request = self._chat_request(request, said)
-        speculation.voice = self._voice(request)
+        speculation.request = asking.chat_request(self._settings, request, said)
+        speculation.voice = asking.voice(self._settings, request)
         speculation.generation = self._generate(speculation.request, speculation.voice)
 
     def _discard_speculation(self) -> None:
@@ -376,44 +365,37 @@ class SpeechPipelineManager:
             self._speculation.discard()
             self._speculation = None
 
-    def _answer(self, turn: _Turn) -> None:
-        """Answer the turn; one that still waits for its answer is answered along with it."""
-        self._drop_queued_answer()
-        response = self._response(
-            ResponseRequest(), turn.confirmed, lambda response: self._prepare_answer(response, turn)
-        )
-        self._queued_answer = response
-        self._submit(response)
-
     # -- making replies
 
-    async def _prepare_answer(self, response: Response, turn: _Turn) -> Generation:
-        await self._transcribed(response, turn)
-        request = self._chat_request(response.request, self.history.messages())
-        voice = self._voice(response.request)
-        speculation, self._speculation = self._speculation, None
-        if speculation is not None:
-            # The same conversation, the same words, the same settings: the reply is the same.
-            same = (speculation.request, speculation.voice) == (request, voice)
-            if same and speculation.generation is not None:
-                response.stopwatch.speculated = True
-                return speculation.generation
-            speculation.discard()
-        return self._generate(request, voice)
+    def _answer(self, turn: _Turn) -> None:
+        async def prepare(response: Response) -> Generation:
+            await self._transcribed(response, turn)
+            request = asking.chat_request(self._settings, response.request, self.history.messages())
+            voice = asking.voice(self._settings, response.request)
+            speculation, self._speculation = self._speculation, None
+            ready = speculation.take(request, voice) if speculation else None
+            response.stopwatch.speculated = ready is not None
+            return ready or self._generate(request, voice)
+
+        self._replies.answer(self._response(ResponseRequest(), turn.confirmed, prepare))
 
     async def _prepare_requested(self, response: Response) -> Generation:
         response.start()
         request = response.request
-        if request.messages is not None:
-            said: Sequence[Message] = request.messages
-        else:
+        said = request.messages
+        if said is None:
             turn = self._last_turn
-            if turn is not None and turn.entry.pending and turn.entry.item_id in self.history:
+            # A turn that could not be transcribed matters no more once something came after it.
+            if turn is not None and (
+                not turn.transcribing.done() or self.history.last_id == turn.entry.item_id
+            ):
                 await self._transcribed(response, turn)
             said = self.history.messages()
-        return self._generate(self._chat_request(request, said), self._voice(request))
+        chat = asking.chat_request(self._settings, request, said)
+        return self._generate(chat, asking.voice(self._settings, request))
 
     async def _transcribed(self, response: Response, turn: _Turn) -> None:
+        # Shielded: a response that is cancelled must not take the turn's transcript with it.
         await asyncio.shield(turn.transcribing)
         response.stopwatch.stt, response.stopwatch.transcript = turn.stt, turn.transcribed
 
@@ -424,102 +406,32 @@ class SpeechPipelineManager:
             speaker=self._speaker,
             voice=voice,
             deadline=self._limits.token,
+            tasks=self._tasks,
         )
-
-    def _chat_request(self, request: ResponseRequest, said: Sequence[Message]) -> ChatRequest:
-        settings = self._settings
-        instructions = _given(request.instructions, settings.instructions)
-        system = [Message("system", instructions)] if instructions else []
-        return ChatRequest(
-            messages=(*system, *said),
-            tools=tuple(_given(request.tools, settings.tools)),
-            tool_choice=_given(request.tool_choice, settings.tool_choice),
-            max_tokens=_given(request.max_tokens, settings.max_tokens),
-            temperature=_given(request.temperature, settings.temperature),
-        )
-
-    def _voice(self, request: ResponseRequest) -> Voice | None:
-        if not _given(request.speak, self._settings.speak):
-            return None
-        return Voice(_given(request.voice, self._settings.voice), self._settings.speed)
-
-    # -- responses in their order
 
     def _response(
         self,
         request: ResponseRequest,
         asked: float,
-        prepare: Callable[[Response], Coroutine[Any, Any, Generation]],
+        prepare: Callable[[Response], Awaitable[Generation]],
     ) -> Response:
         return Response(
             new_id("resp"),
             request,
-            spoken=self._voice(request) is not None,
+            spoken=asking.voice(self._settings, request) is not None,
             channel=self._channel,
             stopwatch=Stopwatch(asked),
             prepare=prepare,
-            on_closed=self._response_closed,
+            on_closed=self._replies.closed,
         )
 
-    def _submit(self, response: Response) -> None:
-        self.requests_queue.append(response)
-        self._start_waiting()
+    def _reply_begun(self) -> None:
+        self._listener.expect_speech(None)
 
-    def _start_waiting(self) -> None:
-        for response in tuple(self.requests_queue):
-            if response.request.remember:
-                if self._active is not None:
-                    continue
-                self._active = response
-                self._listener.expect_speech(None)
-            elif len(self._aside) < MOST_ASIDE:
-                self._aside.add(response)
-            else:
-                continue
-            self.requests_queue.remove(response)
-            response.task = self._spawn(response.run())
-
-    def _response_closed(self, response: Response) -> None:
-        if response in self.requests_queue:
-            self.requests_queue.remove(response)
-        self._aside.discard(response)
-        if response is self._active:
-            self._active = None
-            self._discard_speculation()
-            self._finished = [r for r in (*self._finished, response) if r.audible()]
-            unplayed = sum(r.unplayed() for r in self._finished)
+    def _reply_ended(self, unplayed: float) -> None:
+        self._discard_speculation()  # where the response ended before it took it
+        if not self._listener.in_turn:
             self._listener.expect_speech(unplayed)
-        if not self._closed:
-            self._start_waiting()
-
-    def _drop_queued_answer(self) -> None:
-        if self._queued_answer is not None and self._queued_answer in self.requests_queue:
-            self.requests_queue.remove(self._queued_answer)
-        self._queued_answer = None
-
-    def _interrupt(self) -> None:
-        for response in self._finished:
-            if response.audible():
-                response.interrupt()
-        self._finished.clear()
-        self._drop_queued_answer()
-        if self._active is not None:
-            self._active.interrupt()
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._reap)
-        return task
-
-    def _reap(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # read, or asyncio complains: who awaits it has it, and it is logged
-
-
-def _given(value: Any, default: Any) -> Any:
-    return default if value is None else value
 
 
 def _ignore(item_id: str, text: str) -> None:

@@ -144,7 +144,7 @@ class Response:
 
     def start(self) -> None:
         """Tell that it has begun, if that was not told."""
-        if not self.started:
+        if not (self.started or self.closed):
             self.started = True
             self.channel.outbox.put(ResponseStarted(self.response_id, self.request))
 
@@ -165,10 +165,6 @@ class Response:
             self._told_done(status, reason, message)
         self.on_closed(self)
 
-    def audible(self) -> bool:
-        """Whether the caller can still hear some of it, or would if nobody stopped it."""
-        return self.unplayed() > 0
-
     def unplayed(self) -> float:
         """Seconds of its sound that the caller has yet to hear."""
         now = self.channel.clock()
@@ -184,6 +180,13 @@ class Response:
             self._silence()
         else:
             self.close("cancelled", reason="turn_detected")
+
+    def stopped_playing(self, item_id: str) -> None:
+        """The caller's side plays no more of that message; what it cut is another's business."""
+        for message in self._messages:
+            if message.item_id == item_id and self.closed:
+                self._withdraw(message)
+                message.playback.stop(self.channel.clock())
 
     # -- parts
 
@@ -226,10 +229,12 @@ class Response:
     def _message(self) -> _Message:
         if self._messages and not self._messages[-1].done:
             return self._messages[-1]
-        playback = Playback(self.channel.loudspeaker)
+        # What is out of band is not played in the conversation's line.
+        remember = self.request.remember
+        playback = Playback(self.channel.loudspeaker if remember else Loudspeaker())
         item_id = new_id("item")
         entry, previous = None, None
-        if self.request.remember:
+        if remember:
             entry = Entry(item_id, Message("assistant", ""), playback if self.spoken else None)
             previous = self.channel.history.append(entry)
         message = _Message(item_id, self._next_output(), playback, entry)

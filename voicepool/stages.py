@@ -30,6 +30,7 @@ from voicepool.engines.base import (
     Transcript,
 )
 from voicepool.errors import EngineError
+from voicepool.tasks import TaskSet
 from voicepool.turns import LONGEST_TURN
 
 T = TypeVar("T")
@@ -173,10 +174,11 @@ def _fulfil(future: concurrent.futures.Future[Done[T]], work: Callable[[], T]) -
     began = time.monotonic()
     try:
         value = work()
-    except Exception as error:  # noqa: BLE001 - it is the caller's to judge
+    except BaseException as error:  # noqa: BLE001 - it is the asker's to judge
+        # Neither a SystemExit nor a StopIteration may go through a future to the event loop.
+        if not isinstance(error, Exception) or isinstance(error, StopIteration):
+            error = EngineError(f"the engine raised {type(error).__name__}")
         future.set_exception(error)
-    except BaseException as error:  # noqa: BLE001 - a SystemExit must not reach the event loop
-        future.set_exception(EngineError(f"the engine raised {type(error).__name__}"))
     else:
         future.set_result(Done(value, Span(began, time.monotonic())))
 
@@ -192,12 +194,14 @@ class Utterance:
         *,
         language: str | None,
         prompt: str,
+        tasks: TaskSet,
         on_partial: Callable[[str, str], None],
     ) -> None:
         self.item_id = item_id
         self.samples = 0
         """Length of the sound so far; what exceeds the longest turn is left out."""
         self._thread = thread
+        self._tasks = tasks
         self._open: Callable[[], RecognizerStream] = lambda: recognizer.stream(
             language=language, prompt=prompt
         )
@@ -223,7 +227,7 @@ class Utterance:
         if self._waiting > MOST_BACKLOG:
             self._drained.clear()
         if self._feeder is None or self._feeder.done():
-            self._feeder = asyncio.create_task(self._feed_all())
+            self._feeder = self._tasks.spawn(self._feed_all())
 
     async def ready(self) -> None:
         """Wait while the recogniser is far behind."""

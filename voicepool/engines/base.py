@@ -107,7 +107,10 @@ class RecognizerStream(Protocol):
 
 class SpeechRecognizer(Engine, Protocol):
     def stream(self, *, language: str | None = None, prompt: str = "") -> RecognizerStream:
-        """Begin an utterance. `language` is ISO 639-1; engines that cannot use a hint ignore it."""
+        """Begin an utterance; may block. `language` is ISO 639-1; engines that cannot use a hint
+        ignore it. Several may be open at once (a clip to transcribe during a turn), but all calls
+        on them come from one thread.
+        """
 
 
 # --- language model --------------------------------------------------------------------------

@@ -1,0 +1,38 @@
+"""What a response asks of the engines: its request over the session's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from voicepool.engines.base import ChatRequest, Message
+from voicepool.events import PipelineSettings, ResponseRequest
+from voicepool.generation import Voice
+
+T = TypeVar("T")
+
+
+def chat_request(
+    settings: PipelineSettings, request: ResponseRequest, said: Sequence[Message]
+) -> ChatRequest:
+    """What the language model is asked, after what was `said`."""
+    instructions = _given(request.instructions, settings.instructions)
+    system = [Message("system", instructions)] if instructions else []
+    return ChatRequest(
+        messages=(*system, *said),
+        tools=tuple(_given(request.tools, settings.tools)),
+        tool_choice=_given(request.tool_choice, settings.tool_choice),
+        max_tokens=_given(request.max_tokens, settings.max_tokens),
+        temperature=_given(request.temperature, settings.temperature),
+    )
+
+
+def voice(settings: PipelineSettings, request: ResponseRequest) -> Voice | None:
+    """How the reply is spoken; None: not at all."""
+    if not _given(request.speak, settings.speak):
+        return None
+    return Voice(_given(request.voice, settings.voice), settings.speed)
+
+
+def _given(value: T | None, default: T) -> T:
+    return default if value is None else value
