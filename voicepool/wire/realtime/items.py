@@ -64,7 +64,9 @@ def is_spoken(item: Item) -> bool:
 
 def is_heard(item: Item) -> bool:
     """Whether it is a caller's message in sound."""
-    return item.get("role") == "user" and item["content"][0]["type"] == "input_audio"
+    return item.get("role") == "user" and any(
+        part["type"] == "input_audio" for part in item["content"]
+    )
 
 
 def message_of(item: Item) -> Message:
