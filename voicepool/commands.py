@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from voicepool import config, logs
 from voicepool.config import SPECS, Effective
+from voicepool.dialogue import Reply, Turn
 from voicepool.errors import CallError, ExitCode
 
 if TYPE_CHECKING:
@@ -134,35 +135,33 @@ def _check_output(out: Path, source: Path | None) -> None:
 
 def summary(report: Report, url: str, code: ExitCode) -> dict[str, Any]:
     """A call as JSON has it; times in seconds."""
-    dialogue = report.dialogue
-    turns = [
-        {
-            "heard": turn.text,
-            "reply": turn.reply.text if turn.reply else None,
-            "status": turn.reply.status if turn.reply else None,
-            "reply_seconds": turn.reply.received_ms / 1000 if turn.reply else None,
-            "interrupted_after": (
-                turn.reply.heard_ms / 1000
-                if turn.reply and turn.reply.heard_ms is not None
-                else None
-            ),
-            "transcript_after": turn.since_speech(turn.transcript_at),
-            "first_sound_after": turn.since_speech(
-                turn.reply.first_audio_at if turn.reply else None
-            ),
-        }
-        for turn in dialogue.turns
-    ]
     return {
         "url": url,
         "exit_code": int(code),
-        "connect": report.connect,
-        "whole": report.whole,
+        "connect": _rounded(report.connect),
+        "whole": _rounded(report.whole),
         "out": str(report.out) if report.out else None,
-        "turns": turns,
-        "errors": dialogue.errors,
-        "events": dict(dialogue.counts),
+        "turns": [_turn(turn) for turn in report.dialogue.turns],
+        "errors": report.dialogue.errors,
+        "events": dict(report.dialogue.counts),
     }
+
+
+def _turn(turn: Turn) -> dict[str, Any]:
+    reply = turn.reply or Reply(status="none")
+    return {
+        "heard": turn.text,
+        "reply": reply.text,
+        "status": reply.status,
+        "reply_length": reply.received_ms / 1000,
+        "interrupted_after": None if reply.heard_ms is None else reply.heard_ms / 1000,
+        "transcript_after": _rounded(turn.since_speech(turn.transcript_at)),
+        "first_sound_after": _rounded(turn.since_speech(reply.first_audio_at)),
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)
 
 
 # --- status ----------------------------------------------------------------------------------
