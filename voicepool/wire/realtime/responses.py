@@ -85,12 +85,10 @@ class Response:
 
     def _cut(self, text: str) -> str:
         """`text`, or what of it the closing events have room for."""
-        size = _encoded(text)
-        if size > self.room:
+        if _encoded(text) > self.room:
             # A character takes at most 6 bytes when encoded.
             text = text[: self.room // 6]
-            size = _encoded(text)
-        self.room -= size
+        self.room = max(0, self.room - _encoded(text))
         return text
 
     # -- messages
