@@ -13,7 +13,7 @@ class Backoff:
     (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 
     Attempts that were under way together fail together (one full disk fails them all): a failure
-    whose attempt began before the last failure belongs to the same round. It neither lengthens
+    whose attempt had begun when the last one came belongs to the same round. It neither lengthens
     nor shortens the wait.
     """
 
@@ -29,7 +29,7 @@ class Backoff:
 
     def failed(self, began: float, now: float) -> None:
         """Note that the attempt begun at `began` has failed."""
-        if self.failures and began < self._failed_at:
+        if self.failures and began <= self._failed_at:
             return
         self.failures += 1
         self._failed_at = now

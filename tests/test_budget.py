@@ -1,0 +1,216 @@
+"""The ledger: the documented example, its corners, and its running sums against brute force."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voicepool.budget import HOST, BudgetSettings, Cost, Ledger, Reading
+
+GB = 1 << 30
+
+
+def ledger(host: Cost, total: int = 8 * GB, used: int = 0, **limits: dict[str, int]) -> Ledger:
+    made = Ledger(BudgetSettings(estimate=host, **limits))  # type: ignore[arg-type]
+    made.update({HOST: Reading(total, used)}, Cost())
+    return made
+
+
+def test_the_example_of_the_docstring() -> None:
+    made = Ledger(BudgetSettings(estimate=Cost(GB), reserve={HOST: GB}))
+    made.reserve(1, HOST)
+    made.reserve(2, HOST)
+    made.measure(1, Cost(GB), warm=True)
+    made.measure(2, Cost(GB), warm=True)
+    made.update({HOST: Reading(8 * GB, 7 * GB // 2)}, Cost(GB // 2))
+    assert made.free(HOST) == 7 * GB // 2
+    assert made.room(10) == 3
+
+
+def test_without_a_reading_of_the_host_there_is_no_place() -> None:
+    made = Ledger(BudgetSettings(estimate=Cost(0)))
+    assert (made.place(), made.room(5), made.bottleneck()) == (None, 0, HOST)
+    made.update({"cuda:0": Reading(8 * GB, 0)}, Cost())
+    assert made.place() is None
+
+
+def test_with_gpus_nobody_is_placed_on_the_host() -> None:
+    made = Ledger(BudgetSettings(estimate=Cost(GB, 2 * GB)))
+    made.update({HOST: Reading(4 * GB, 0), "cuda:0": Reading(5 * GB, 0)}, Cost())
+    assert made.places == ["cuda:0"]
+    assert made.place() == "cuda:0"
+    assert made.place(shun=["cuda:0"]) is None
+    assert made.room(10) == 2, "VRAM binds"
+    made.reserve(1, "cuda:0")
+    assert (made.free(HOST), made.free("cuda:0")) == (3 * GB, 3 * GB)
+
+
+def test_the_host_can_bind_before_any_gpu() -> None:
+    made = Ledger(BudgetSettings(estimate=Cost(3 * GB, GB)))
+    readings = {
+        HOST: Reading(4 * GB, 0),
+        "cuda:0": Reading(9 * GB, 0),
+        "cuda:1": Reading(9 * GB, 0),
+    }
+    made.update(readings, Cost())
+    assert made.room(10) == 1
+    made.reserve(1, "cuda:0")
+    assert made.place() is None
+    assert made.bottleneck() == HOST
+
+
+def test_the_gpu_with_most_room_is_the_place_and_the_bottleneck() -> None:
+    made = Ledger(BudgetSettings(estimate=Cost(0, 2 * GB)))
+    readings = {HOST: Reading(GB, 0), "cuda:0": Reading(3 * GB, 0), "cuda:1": Reading(4 * GB, 0)}
+    made.update(readings, Cost())
+    for worker, place in enumerate(["cuda:1", "cuda:0"]):
+        assert made.place() == place
+        made.reserve(worker, place)
+    assert made.place() == "cuda:1"
+    made.reserve(2, "cuda:1")
+    assert made.place() is None
+    assert made.bottleneck() == "cuda:0"
+
+
+def test_a_gpu_that_is_not_read_any_more_has_no_room() -> None:
+    made = Ledger(BudgetSettings(estimate=Cost(0, GB)))
+    made.update({HOST: Reading(GB, 0), "cuda:0": Reading(9 * GB, 0)}, Cost())
+    made.reserve(1, "cuda:0")
+    made.update({HOST: Reading(GB, 0)}, Cost())
+    assert made.free("cuda:0") == 0
+    assert made.overshot() == []
+    made.release(1)
+
+
+def test_the_reserve_and_the_cap_both_limit() -> None:
+    assert ledger(Cost(GB), reserve={HOST: 3 * GB}).free(HOST) == 5 * GB
+    capped = ledger(Cost(GB), used=6 * GB, caps={HOST: 4 * GB})
+    assert capped.free(HOST) == 2 * GB
+    assert ledger(Cost(GB), caps={HOST: 4 * GB}).free(HOST) == 4 * GB
+
+
+def test_the_first_warm_measure_replaces_the_estimate_and_later_ones_only_raise_it() -> None:
+    made = ledger(Cost(4 * GB))
+    made.reserve(1, HOST)
+    assert not made.proven
+    made.measure(1, Cost(GB // 2), warm=False)
+    assert made.estimate == Cost(4 * GB), "it is still loading"
+    made.measure(1, Cost(GB), warm=True)
+    assert (made.estimate, made.proven) == (Cost(GB), True)
+    assert made.free(HOST) == 7 * GB, "its own reservation falls too"
+    made.measure(1, Cost(2 * GB), warm=True)
+    made.measure(1, Cost(GB), warm=True)
+    assert made.estimate == Cost(2 * GB)
+    assert made.free(HOST) == 7 * GB
+
+
+def test_a_worker_keeps_its_estimate_reserved_while_it_uses_less() -> None:
+    made = ledger(Cost(GB))
+    made.reserve(1, HOST)
+    made.measure(1, Cost(3 * GB), warm=True)
+    made.reserve(2, HOST)
+    made.measure(2, Cost(GB), warm=True)
+    assert made.free(HOST) == 2 * GB
+    made.measure(2, Cost(4 * GB), warm=True)
+    assert made.free(HOST) == GB
+
+
+def test_new_settings_void_what_was_learned() -> None:
+    made = ledger(Cost(GB))
+    made.reserve(1, HOST)
+    made.measure(1, Cost(3 * GB), warm=True)
+    made.configure(BudgetSettings(estimate=Cost(2 * GB)))
+    assert (made.estimate, made.proven) == (Cost(2 * GB), False)
+    assert made.free(HOST) == 5 * GB, "the living keep their reservations"
+
+
+def test_an_exit_between_two_readings_gives_its_room_back_at_once() -> None:
+    made = ledger(Cost(GB), total=2 * GB)
+    made.reserve(1, HOST)
+    made.measure(1, Cost(2 * GB), warm=True)
+    made.update({HOST: Reading(2 * GB, 2 * GB)}, Cost())
+    assert made.place() is None
+    made.release(1)
+    assert made.place() == HOST
+
+
+def test_a_loading_worker_is_not_an_overshoot() -> None:
+    made = ledger(Cost(GB), total=3 * GB)
+    for worker in (1, 2):
+        made.reserve(worker, HOST)
+    made.measure(1, Cost(GB), warm=True)
+    # 2 uses 0.9 by now, which nobody has measured
+    made.update({HOST: Reading(3 * GB, int(1.9 * GB))}, Cost())
+    assert made.overshot() == []
+    assert made.place() is None, "but there is no certainty about any room"
+    made.update({HOST: Reading(3 * GB, int(3.2 * GB))}, Cost())
+    assert made.overshot() == [HOST]
+
+
+def test_those_who_leave_no_longer_overshoot_but_hold_their_reservation() -> None:
+    made = ledger(Cost(GB), total=3 * GB)
+    for worker in (1, 2):
+        made.reserve(worker, HOST)
+        made.measure(worker, Cost(GB), warm=True)
+    made.update({HOST: Reading(3 * GB, 4 * GB)}, Cost())
+    assert made.overshot() == [HOST]
+    made.leave(1)
+    assert made.overshot() == []
+    assert made.free(HOST) == -GB
+    made.release(1)
+    assert made.free(HOST) == 0
+
+
+def test_room_as_if_some_had_gone() -> None:
+    made = ledger(Cost(GB), total=2 * GB)
+    for worker in (1, 2):
+        made.reserve(worker, HOST)
+    assert made.place() is None
+    assert made.place(without=[2]) == HOST
+
+
+@pytest.mark.parametrize(("free", "room"), [(5 * GB, 4), (0, 4), (-1, 0)])
+def test_workers_that_cost_nothing_fit_unless_there_is_an_overshoot(free: int, room: int) -> None:
+    made = ledger(Cost(0), total=5 * GB, used=5 * GB - free)
+    assert made.room(4) == room
+
+
+costs = st.builds(Cost, host=st.integers(0, 9), device=st.integers(0, 9))
+actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("reserve"), st.integers(0, 5), st.sampled_from([HOST, "cuda:0"])),
+        st.tuples(st.just("measure"), st.integers(0, 5), costs),
+        st.tuples(st.just("leave"), st.integers(0, 5), st.none()),
+        st.tuples(st.just("release"), st.integers(0, 5), st.none()),
+    ),
+    max_size=40,
+)
+
+
+@given(actions)
+def test_the_running_sums_are_the_sums(actions: list[tuple[str, int, object]]) -> None:
+    made = Ledger(BudgetSettings(estimate=Cost(3, 4)))
+    made.update({HOST: Reading(1_000, 0), "cuda:0": Reading(1_000, 0)}, Cost(7))
+    alive: set[int] = set()
+    for action, worker, detail in actions:
+        if action == "reserve" and worker not in alive:
+            assert isinstance(detail, str)
+            made.reserve(worker, detail)
+            alive.add(worker)
+        elif worker in alive and action == "measure":
+            assert isinstance(detail, Cost)
+            made.measure(worker, detail, warm=True)
+        elif worker in alive and action == "leave":
+            made.leave(worker)
+        elif worker in alive and action == "release":
+            made.release(worker)
+            alive.remove(worker)
+    for device, zygote in ((HOST, 7), ("cuda:0", 0)):
+        held = sum(made._holdings[worker].on(device) for worker in alive)
+        assert made.free(device) == 1_000 - zygote - held
+        assert made.free(device, without=alive) == 1_000 - zygote
+        account = made._accounts[device]
+        assert account.leaving == sum(
+            holding.on(device) for holding in made._holdings.values() if holding.leaving
+        )
