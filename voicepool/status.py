@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -54,7 +55,7 @@ def fetch(url: str, api_key: str) -> dict[str, Any]:
         raise no_server(address, reason) from error
     except OSError as error:
         raise no_server(address, error) from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, http.client.HTTPException) as error:
         raise _stranger(address) from error
 
 

@@ -1,0 +1,268 @@
+"""The command as its users meet it: help, mistakes, exit codes, and a server that starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from voicepool import __version__, commands
+from voicepool.cli import main
+from voicepool.config import SPECS
+from voicepool.errors import ExitCode
+
+ROOT = Path(__file__).parent.parent
+KEY = "0123456789abcdef-secret"
+DEADLINE = 60.0
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No setting of whoever runs the tests may reach them."""
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ:
+        if name.startswith("VOICEPOOL_") or name == "MAX_CONNECTIONS":
+            monkeypatch.delenv(name)
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    """The exit code, also of an argparse exit."""
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit code and complaint, which is no traceback."""
+    code = run(*arguments)
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert captured.err.startswith("voicepool: ")
+    assert captured.out == ""
+    return code, captured.err
+
+
+# --- help ------------------------------------------------------------------------------------
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == ExitCode.OK
+    assert capsys.readouterr().out == f"voicepool {__version__}\n"
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == ExitCode.OK
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("start", "talk", "status", "config", "examples:"))
+    assert all(f" {code.value} " in out for code in ExitCode)
+
+
+def test_help_of_start_has_every_setting_but_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("start", "--help") == ExitCode.OK
+    out = capsys.readouterr().out
+    for spec in SPECS.values():
+        if spec.flag is not None:
+            assert f"  {spec.flag} " in out
+    assert "--api-keys" not in out
+
+
+# --- mistakes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "COMMAND"),
+        (("strat",), "invalid choice: 'strat'"),
+        (("start", "--wrokers", "3"), "unknown argument --wrokers; did you mean --workers?"),
+        (("config", "--wrokers=3"), "did you mean --workers?"),
+        (("start", "--workers", "0"), "--workers: expected a whole number from 1 to 4096"),
+        (("start", "--host", "0.0.0.0"), "--no-auth"),
+        (("start", "--config", "no.toml"), "no.toml: cannot be read"),
+        (("start", "--profile", "cudda"), "profile 'cudda' does not exist"),
+        (("talk",), "FILE.wav --mic"),
+        (("talk", "no.wav"), "no.wav: cannot be read: No such file or directory"),
+        (("talk", "a.wav", "--wait", "long"), "--wait: expected seconds"),
+        (("talk", "a.wav", "--url", "ftp://x"), "--url: expected an address"),
+        (("talk", "a.wav", "--url", "ws://x:99999"), "--url: expected an address"),
+        (("talk", "a.wav", "--out", "a.wav"), "--out: a.wav is the file to send"),
+        (("talk", "a.wav", "--out", "no/a.wav"), "--out: no/a.wav cannot be written"),
+        (("status", "--url", "http://"), "--url: expected an address"),
+    ],
+)
+def test_a_wrong_command_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+) -> None:
+    code, complaint = mistake(capsys, *arguments)
+    assert code == ExitCode.USAGE
+    assert words in complaint
+
+
+def test_a_fault_of_ours_shows_where_and_how_to_report_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(commands, "as_text", fault)
+    assert run("config") == ExitCode.FAULT
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert "RuntimeError: a bug" in err
+    assert "report it" in err
+
+
+def test_control_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "as_text", interrupted)
+    assert run("config") == ExitCode.INTERRUPTED
+
+
+def test_a_reader_that_has_enough() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "voicepool", "config"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        timeout=DEADLINE,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+# --- config ----------------------------------------------------------------------------------
+
+
+def test_config_shows_values_and_sources_and_no_secret(
+    own_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own_folder / "voicepool.toml").write_text(
+        '[server]\nport = 8001\n[llm]\nengine = "phrasebook"\napi_key = "sesame-sesame"\n'
+        'more = { token = "sesame" }\n'
+    )
+    monkeypatch.setenv("VOICEPOOL_API_KEYS", f"{KEY},{KEY}2")
+    assert run("config", "--workers", "3", "--queue-timeout", "500ms") == ExitCode.OK
+    out = capsys.readouterr().out
+    lines = {line.split("  #")[0].rstrip(): line.split("# ")[-1] for line in out.splitlines()}
+    assert lines["port = 8001"] == "voicepool.toml:2"
+    assert lines["api_keys = (2 keys)"] == "VOICEPOOL_API_KEYS"
+    assert lines["workers = 3"] == "--workers"
+    assert lines["max_connections = 3"] == "follows workers"
+    assert lines["queue_timeout = 0.5s"] == "--queue-timeout"
+    assert lines['engine = "phrasebook"'] == "voicepool.toml"
+    assert run("config", "--json") == ExitCode.OK
+    as_json = capsys.readouterr().out
+    assert json.loads(as_json)["server"]["port"] == {"value": 8001, "source": "voicepool.toml:2"}
+    for shown in (out, as_json):
+        assert KEY not in shown
+        assert "sesame" not in shown
+
+
+# --- start -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def started(*arguments: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "voicepool", "start", "--port", "0", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environ},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=DEADLINE)
+
+
+def until(process: subprocess.Popen[str], word: str) -> str:
+    """What the server prints, up to the line with `word`."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if word in line:
+            return seen
+    raise AssertionError(f"never printed {word!r}: {seen}")
+
+
+def test_start_shows_a_banner_serves_and_drains(own_folder: Path) -> None:
+    with started("--workers", "1", "--runtime-dir", str(own_folder)) as process:
+        seen = until(process, "  try")
+        assert "warming up: 0 of 1 workers ready" in seen
+        assert "profile   embedded (" in seen
+        assert "engines   vad silero, stt pocketsphinx, llm phrasebook, tts espeak" in seen
+        assert "workers   1 of 1 warm, up to 1 call at once" in seen
+        url = seen.partition("address   ")[2].split()[0]
+        assert url.endswith("/v1/realtime")
+        status = subprocess.run(
+            [sys.executable, "-m", "voicepool", "status", "--url", url],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=DEADLINE,
+            check=True,
+        )
+        assert "1 idle of 1 wanted" in status.stdout
+        process.send_signal(signal.SIGTERM)
+        rest, logs = process.communicate(timeout=DEADLINE)
+    assert process.returncode == ExitCode.OK
+    assert rest.splitlines()[-1] == "stopped"
+    assert all(json.loads(line)["ts"] for line in logs.splitlines())
+    assert list(own_folder.iterdir()) == []
+
+
+def test_start_hosts_an_app_of_the_users_own() -> None:
+    with started("--app", "tests.apps.echo:create", "--workers", "1") as process:
+        seen = until(process, "  workers")
+        assert "app       tests.apps.echo:create" in seen
+
+
+def refused(*arguments: str) -> str:
+    """Why a server does not start."""
+    with started(*arguments) as process:
+        out, err = process.communicate(timeout=DEADLINE)
+        assert (process.returncode, out) == (ExitCode.CANNOT_LISTEN, "")
+        return err
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        complaint = refused("--port", str(port))
+    assert complaint == (
+        f"voicepool: 127.0.0.1:{port} is taken by another program; "
+        "stop it, or choose another --port\n"
+    )
+
+
+def test_an_address_that_is_not_ours() -> None:
+    complaint = refused("--host", "192.0.2.1", "--no-auth")
+    assert complaint == (
+        "voicepool: 192.0.2.1:0 is no address of this machine; choose another --host\n"
+    )
+
+
+def test_a_runtime_folder_that_cannot_be(own_folder: Path) -> None:
+    (own_folder / "file").touch()
+    folder = str(own_folder / "file" / "run")
+    complaint = refused("--runtime-dir", folder)
+    assert complaint.startswith(f"voicepool: runtime_dir: {folder}: Not a directory")

@@ -1,0 +1,220 @@
+"""`voicepool status` against a real server, on a terminal and elsewhere, and against strangers."""
+
+from __future__ import annotations
+
+import copy
+import http.server
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.pools import PoolServer
+from voicepool.errors import CallError, ExitCode
+from voicepool.status import fetch, render
+
+Start = Callable[..., PoolServer]
+
+
+def text(report: dict[str, Any]) -> str:
+    console = Console(width=200, color_system=None)
+    with console.capture() as capture:
+        console.print(render(report))
+    return capture.get()
+
+
+@contextmanager
+def stranger(status: int, body: bytes) -> Iterator[str]:
+    """An HTTP server that is not voicepool."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing: the tests' output is not its log."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"ws://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_table_of_a_real_server(start_pool: Start) -> None:
+    server = start_pool(workers=2, max_connections=3)
+    with server.call("/echo"):
+        server.until_status(
+            lambda report: report["pool"]["states"].get("serving") == 1, "serving one caller"
+        )
+        report = fetch(server.url, "")
+        shown = text(report)
+    assert "callers  1 of 3, 0 of 64 waiting, 0 refused" in shown
+    serving = next(worker for worker in report["workers"] if worker["state"] == "serving")
+    row = next(line for line in shown.splitlines() if line.split()[:1] == [str(serving["worker"])])
+    assert row.split()[1:3] == [str(serving["pid"]), "serving"]
+
+
+def test_on_a_terminal_it_stays_until_control_c(start_pool: Start) -> None:
+    server = start_pool(workers=1)
+    terminal, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "voicepool", "status", "--url", server.url],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(theirs)
+    seen = b""
+    while seen.count(b"1 of 64 waiting") + seen.count(b"0 of 64 waiting") < 2:  # it refreshes
+        seen += os.read(terminal, 4096)
+    process.send_signal(signal.SIGINT)
+    reader = threading.Thread(target=_drain, args=(terminal,))
+    reader.start()
+    _, err = process.communicate(timeout=30)
+    reader.join()
+    os.close(terminal)
+    assert (process.returncode, err) == (ExitCode.OK, b"")
+
+
+def _drain(terminal: int) -> None:
+    try:
+        while os.read(terminal, 4096):
+            pass
+    except OSError:  # EIO: the other end is closed
+        return
+
+
+def test_a_server_that_wants_a_key(start_pool: Start) -> None:
+    key = "a-long-enough-secret-key"
+    server = start_pool(workers=1, api_keys=[key])
+    assert fetch(server.url, key)["pool"]["workers"] == 1
+    with pytest.raises(CallError, match="VOICEPOOL_API_KEY") as caught:
+        fetch(server.url, "")
+    assert caught.value.code == ExitCode.UNREACHABLE
+
+
+def test_no_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(CallError, match="start one with: voicepool start") as caught:
+        fetch(f"ws://127.0.0.1:{port}", "")
+    assert caught.value.code == ExitCode.UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (200, b"<html>", "is not voicepool"),
+        (200, b"[]", "is not voicepool"),
+        (200, b"[" * 100_000, "is not voicepool"),
+        (200, b'{"server": {}}', "is not voicepool"),
+        (404, b"", "is not voicepool"),
+        (502, b"", "answered 502"),
+    ],
+)
+def test_something_that_is_not_voicepool(status: int, body: bytes, words: str) -> None:
+    with stranger(status, body) as url, pytest.raises(CallError, match=words):
+        fetch(url, "")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"220 mail.example ESMTP\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"],
+)
+def test_a_server_that_breaks_off(sent: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def half() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(sent)
+
+        thread = threading.Thread(target=half)
+        thread.start()
+        with pytest.raises(CallError) as caught:
+            fetch(f"127.0.0.1:{listener.getsockname()[1]}", "")
+        thread.join()
+    assert caught.value.code == ExitCode.UNREACHABLE
+
+
+REPORT: dict[str, Any] = {
+    "server": {"version": "1", "url": "ws://h:1", "uptime": 7300, "profile": "embedded"},
+    "pool": {
+        "ready": True,
+        "draining": False,
+        "halted": False,
+        "retry_in": None,
+        "target": 2,
+        "states": {"idle": 1, "killing": 1},
+        "callers": 0,
+        "max_connections": 2,
+        "waiting": 3,
+        "max_waiting": 64,
+        "last_error": "",
+    },
+    "totals": {"completed": 5, "lost": 1, "gone": 2, "refused": {"full": 4, "timeout": 0}},
+    "memory": {"host": {"total": 8 << 30, "used": 1 << 30}, "estimate": 64 << 20},
+    "workers": [
+        {
+            "worker": 7,
+            "pid": None,
+            "state": "killing",
+            "in_state": 150.0,
+            "device": "host",
+            "private": 50 << 20,
+            "connection": None,
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("pool", "words"),
+    [
+        ({}, "pool     ready"),
+        ({"ready": False}, "pool     not ready"),
+        ({"draining": True}, "draining: no new calls"),
+        ({"halted": True}, "halted: the configuration must be mended"),
+        ({"retry_in": 4.2}, "workers fail to come up; next try in 4 s"),
+        ({"last_error": "no\x1b[2J model"}, "error    no\\x1b[2J model"),
+    ],
+)
+def test_the_condition_of_a_pool(pool: dict[str, Any], words: str) -> None:
+    report = copy.deepcopy(REPORT)
+    report["pool"].update(pool)
+    assert words in text(report)
+
+
+def test_figures_for_people() -> None:
+    shown = text(REPORT)
+    for words in (
+        "up 2 h",
+        "4 refused (4 full)",
+        "1 idle of 2 wanted, 1 killing",
+        "1 GiB of 8 GiB",
+    ):
+        assert words in shown
+    assert shown.splitlines()[-1].split() == ["7", "killing", "2", "min", "host", "50", "MiB"]
+
+
+def test_a_status_of_another_version_is_said_to_be_one() -> None:
+    report = json.loads(json.dumps(REPORT))
+    del report["totals"]["refused"]
+    with pytest.raises(CallError, match="of another version"):
+        render(report)
