@@ -1,0 +1,48 @@
+"""Runs a server to be measured: `python -m benchmarks.launch pool SETTINGS | bare`.
+
+A pool gets its settings as JSON, for port 0 has no meaning for users; progress comes out as JSON
+lines. Both announce their address in the first line that says "serving".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+import msgspec
+from websockets.asyncio.server import serve
+
+from benchmarks.apps import greet
+from voicepool import logs
+from voicepool.config import Settings
+from voicepool.supervisor import Progress, Supervisor, supervise
+
+
+def announce(supervisor: Supervisor, progress: Progress) -> None:
+    _say(progress.stage, supervisor.url.removeprefix("ws://"), progress.detail)
+
+
+def _say(stage: str, address: str, detail: str = "") -> None:
+    print(json.dumps({"stage": stage, "address": address, "detail": detail}), flush=True)
+
+
+async def bare() -> None:
+    """The plainest server there is, set up like a worker's, for all callers in one process."""
+    async with serve(greet, "127.0.0.1", 0, compression=None) as server:
+        host, port = next(iter(server.sockets)).getsockname()[:2]
+        _say("serving", f"{host}:{port}")
+        await server.serve_forever()
+
+
+def main() -> None:
+    if sys.argv[1] == "bare":
+        asyncio.run(bare())
+        return
+    settings = msgspec.convert(json.loads(sys.argv[2]), Settings)
+    logs.configure(settings.log_level, "json")
+    sys.exit(asyncio.run(supervise(settings, announce)))
+
+
+if __name__ == "__main__":
+    main()
