@@ -41,7 +41,8 @@ FAST: dict[str, Any] = {
 class PoolServer:
     """One running server; `close` ends it and checks what it left."""
 
-    def __init__(self, runtime: Path, **settings: Any) -> None:
+    def __init__(self, runtime: Path, *, own_session: bool = False, **settings: Any) -> None:
+        """`own_session` as a terminal would start it, so that its group can be signalled."""
         self.settings = {**FAST, "runtime_dir": str(runtime), **settings}
         self.settings.setdefault("workers", 2)
         self.settings.setdefault("max_connections", self.settings["workers"])
@@ -54,6 +55,7 @@ class PoolServer:
             stderr=subprocess.PIPE,
             env={**os.environ, name: value},
             text=True,
+            start_new_session=own_session,
         )
         self.url = ""
         self.may_log_tracebacks = False
@@ -216,8 +218,9 @@ class PoolServer:
             self.until_nobody()
             left = list(self.runtime.glob("*"))
             assert not left, f"temporary folders are left: {left}"
-            traces = [line[-600:] for line in self.stderr if "Traceback" in line]
-            assert not traces or self.may_log_tracebacks, traces[0]
+            text = "".join(self.stderr)
+            trace = text.find("Traceback")
+            assert trace < 0 or self.may_log_tracebacks, text[trace : trace + 4000]
         finally:
             self.process.kill()
             for pid in self.family():
@@ -226,6 +229,11 @@ class PoolServer:
             for stream in (self.process.stdout, self.process.stderr):
                 if stream is not None:
                     stream.close()
+
+
+def hello(client: ClientConnection) -> dict[str, Any]:
+    """The echo app's first message."""
+    return json.loads(client.recv(timeout=DEADLINE))  # type: ignore[no-any-return]
 
 
 def _matches(line: dict[str, Any], event: str, fields: dict[str, Any]) -> bool:

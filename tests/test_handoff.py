@@ -11,13 +11,11 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
-from websockets.sync.client import ClientConnection
 
-from tests.pools import PoolServer
+from tests.pools import PoolServer, hello
 from voicepool.access import fingerprint
 
 Start = Callable[..., PoolServer]
@@ -26,11 +24,6 @@ UPGRADE = (
     b"GET /echo HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-
-
-def hello(client: ClientConnection) -> dict[str, Any]:
-    """The echo app's first message."""
-    return json.loads(client.recv(timeout=60))  # type: ignore[no-any-return]
 
 
 def read_all(sock: socket.socket) -> bytes:

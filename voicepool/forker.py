@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections import OrderedDict
@@ -30,8 +31,6 @@ log = logging.getLogger("voicepool.supervisor")
 
 BACKOFF_BASE: Final = 0.25
 BACKOFF_CAP: Final = 30.0
-FORK_SECONDS: Final = 10.0
-"""A zygote that has not answered a fork request for so long hangs and is replaced."""
 PRELOAD_SECONDS: Final = 600.0
 GOODBYE_SECONDS: Final = 2.0
 
@@ -189,7 +188,9 @@ class Forker:
         if self._channel is None:
             return
         self._loop.remove_reader(self._channel.fileno())
-        self._channel.socket.shutdown(2)
+        self._channel.socket.shutdown(socket.SHUT_RDWR)
+        if not self._ready:
+            self._kill()
         try:
             async with asyncio.timeout(GOODBYE_SECONDS):
                 await self._gone.wait()
@@ -221,13 +222,13 @@ class Forker:
                 return
             handle.sent_to_zygote()
             if not self._asked:
-                self._set_timer(FORK_SECONDS, self._hung)
+                self._set_timer(self._settings.hello_timeout, self._hung)
             self._asked[number] = handle
 
     def _answered(self, worker: int) -> WorkerHandle | None:
         handle = self._asked.pop(worker, None)
         if self._asked:
-            self._set_timer(FORK_SECONDS, self._hung)
+            self._set_timer(self._settings.hello_timeout, self._hung)
         elif self._timer is not None:
             self._timer.cancel()
         return handle

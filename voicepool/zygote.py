@@ -245,9 +245,12 @@ def main() -> None:
         style = "pretty" if sys.stderr.isatty() else "json"
     color = wants_color(sys.stderr, os.environ)
     logs.configure(settings.log_level, style, color=color)
-    app = _prepare_app(channel, configure, settings)
+    try:
+        app = _prepare_app(channel, configure, settings)
+    except (BrokenPipeError, ConnectionResetError):
+        app = None  # the supervisor is gone, or has changed its mind
     if app is None:
-        sys.exit(1)
+        os._exit(1)
     linux.disarm_lifeline(fds[0])
     sock.setblocking(False)
     zygote = Zygote(channel, app, settings)

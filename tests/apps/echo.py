@@ -5,6 +5,7 @@ It hosts most tests of the pool.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
@@ -16,6 +17,8 @@ import time
 from websockets.asyncio.server import ServerConnection
 
 from voicepool.app import caller
+
+_eaten: list[bytes] = []
 
 
 class Echo:
@@ -47,13 +50,18 @@ class Echo:
 
 
 async def _misbehave(websocket: ServerConnection, order: str) -> None:
-    match order:
+    match order.split()[0]:
         case "!die":
             os.kill(os.getpid(), signal.SIGKILL)
         case "!raise":
-            raise KeyError("a caller's secret words")
+            raise KeyError(order)
         case "!hang":
             time.sleep(3600)  # noqa: ASYNC251 - the point is to block the loop
+        case "!stuck":
+            # In C code, with the GIL held: no thread and no handler of Python's ever runs.
+            ctypes.PyDLL(None).sleep(3600)
+        case "!eat":
+            _eaten.append(b"x" * (256 << 20))
         case "!fork":
             # A child of the worker's own that would live on.
             if os.fork() == 0:

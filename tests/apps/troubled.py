@@ -1,0 +1,83 @@
+"""Apps that fail where and when a test says, to show what the pool makes of it.
+
+What they should do is in the environment, which every process of a test's server inherits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import threading
+from pathlib import Path
+
+from tests.apps.echo import Echo
+from voicepool import ipc
+from voicepool.errors import ConfigError, EngineUnavailable
+
+
+class FailsToWarm(Echo):
+    """Until the file that TROUBLE names exists."""
+
+    def warm_up(self) -> None:
+        if not Path(os.environ["TROUBLE"]).exists():
+            raise RuntimeError("the model is cold")
+
+
+class LacksModel(Echo):
+    def load(self, device: str) -> None:
+        raise EngineUnavailable("model tiny.bin is missing; fetch it with: make tiny.bin")
+
+
+class Misconfigured(Echo):
+    def preload(self) -> None:
+        raise ConfigError("llm.temperature = 9: must be from 0 to 2")
+
+
+class LeavesThread(Echo):
+    def preload(self) -> None:
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+
+class ExitsInPreload(Echo):
+    """As libraries do whose download fails; the second attempt goes well."""
+
+    def preload(self) -> None:
+        flag = Path(os.environ["TROUBLE"])
+        if not flag.exists():
+            flag.touch()
+            raise SystemExit("download failed")
+
+
+class HangsInPreload(Echo):
+    """In C code that holds the GIL, so that no handler of Python's ever runs."""
+
+    def preload(self) -> None:
+        Path(os.environ["TROUBLE"]).touch()
+        ctypes.PyDLL(None).sleep(3600)
+
+
+class HangsInWarmUp(Echo):
+    """Until the file that TROUBLE names exists."""
+
+    def warm_up(self) -> None:
+        if not Path(os.environ["TROUBLE"]).exists():
+            signal.pause() if threading.current_thread() is threading.main_thread() else (
+                threading.Event().wait()
+            )
+
+
+class ZygoteDiesMute(Echo):
+    """The first zygote dies between a fork and its reply: the supervisor never hears of it."""
+
+    def preload(self) -> None:
+        flag = Path(os.environ["TROUBLE"])
+        send = ipc.Channel.send
+
+        def die_mute(channel: ipc.Channel[object], message: ipc.Message, fds: object = ()) -> None:
+            if isinstance(message, ipc.Forked) and message.worker == 3 and not flag.exists():
+                flag.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            send(channel, message, fds)  # type: ignore[arg-type]
+
+        ipc.Channel.send = die_mute  # type: ignore[method-assign, assignment]

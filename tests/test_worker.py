@@ -1,0 +1,159 @@
+"""Workers: warm-up, its failures, the one call, and what a hung or broken one costs."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
+
+from tests.pools import PoolServer, hello
+
+Start = Callable[..., PoolServer]
+
+
+@pytest.fixture
+def flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that makes a troubled app well."""
+    path = tmp_path / "flag"
+    monkeypatch.setenv("TROUBLE", str(path))
+    return path
+
+
+# --- warming up ------------------------------------------------------------------------------
+
+
+def test_warm_up_that_always_fails_backs_off_and_says_why(start_pool: Start, flag: Path) -> None:
+    server = start_pool(app="tests.apps.troubled:FailsToWarm", wait=False)
+    server.may_log_tracebacks = True
+    server.stage("warming")
+    select.select([], [], [], 15.0)
+    status = server.status()
+    assert 3 <= status["totals"]["spawned"] <= 10
+    assert "the model is cold" in status["pool"]["last_error"]
+    assert server.stage("trouble")["detail"] == status["pool"]["last_error"]
+    assert "the model is cold" in server.logged("worker failed to warm up")["error"]
+    flag.touch()
+    server.stage("serving")
+    server.until_idle()
+    server.until_status(lambda s: s["pool"]["last_error"] == "", "forgot the trouble")
+
+
+def test_missing_model_stops_the_attempts_and_refuses_callers(start_pool: Start) -> None:
+    server = start_pool(app="tests.apps.troubled:LacksModel", wait=False)
+    assert "make tiny.bin" in server.stage("trouble")["detail"]
+    status = server.until_status(lambda s: s["pool"]["halted"], "halted")
+    assert status["totals"]["spawned"] == 1
+    with pytest.raises(InvalidStatus) as refused:
+        server.call()
+    assert refused.value.response.status_code == 503
+    assert b"unavailable" in refused.value.response.body
+    assert server.get("/readyz")[0] == 503
+    assert server.get("/healthz")[0] == 200
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
+def test_worker_lost_while_warming_is_replaced(start_pool: Start, flag: Path, signum: int) -> None:
+    server = start_pool(
+        app="tests.apps.troubled:HangsInWarmUp", workers=1, warm_up_timeout=1.0, wait=False
+    )
+    server.stage("warming")
+    worker = server.until(lambda: server.workers("warming"), "was warming")[0]
+    os.kill(worker["pid"], signum)
+    flag.touch()
+    server.stage("serving")
+    assert server.status()["workers"][0]["worker"] > 1
+
+
+def test_warm_up_that_hangs_is_killed_with_its_stack_in_the_log(
+    start_pool: Start, flag: Path
+) -> None:
+    server = start_pool(
+        app="tests.apps.troubled:HangsInWarmUp", workers=1, warm_up_timeout=0.5, wait=False
+    )
+    server.logged("worker killed", reason="warm_up_timeout")
+    server.until(lambda: any("in warm_up" in line for line in server.stderr), "dumped the stack")
+    flag.touch()
+    server.stage("serving")
+
+
+# --- the call --------------------------------------------------------------------------------
+
+
+def test_worker_serves_one_caller(start_pool: Start) -> None:
+    server = start_pool()
+    pids = set()
+    for number in range(1, 7):
+        with server.call() as caller:
+            who = hello(caller)
+            pids.add(who["pid"])
+            assert who["caller"][0] == number
+    assert len(pids) == 6
+    server.until(lambda: not pids & server.family().keys(), "ended the used workers")
+
+
+def test_app_that_raises_closes_with_1011_and_its_words_stay_out_of_the_log(
+    start_pool: Start,
+) -> None:
+    server = start_pool()
+    with server.call() as caller:
+        hello(caller)
+        caller.send("!raise secret words")
+        with pytest.raises(ConnectionClosedError) as closed:
+            caller.recv(timeout=60)
+        assert closed.value.rcvd
+        assert closed.value.rcvd.code == 1011
+    assert server.logged("app failed")["error"] == "KeyError"
+    server.until_idle()
+    assert "secret words" not in "".join(server.stderr)
+
+
+def test_call_ends_at_the_limit(start_pool: Start) -> None:
+    server = start_pool(call_limit=0.3)
+    with server.call() as caller:
+        hello(caller)
+        with pytest.raises(ConnectionClosedOK) as closed:
+            caller.recv(timeout=60)
+        assert closed.value.rcvd
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "call_limit")
+    server.until_idle()
+
+
+@pytest.mark.parametrize("order", ["!hang", "!stuck"])
+def test_hung_worker_costs_its_own_caller_only(start_pool: Start, order: str) -> None:
+    server = start_pool(workers=2, heartbeat_timeout=1.0)
+    with server.call() as victim, server.call() as bystander:
+        hello(victim)
+        hello(bystander)
+        victim.send(order)
+        with pytest.raises(ConnectionClosedError):
+            victim.recv(timeout=60)
+        bystander.send("all well")
+        assert bystander.recv(timeout=60) == "all well"
+    server.logged("worker killed", reason="heartbeat_timeout")
+    server.until(lambda: any("in _misbehave" in line for line in server.stderr), "dumped the stack")
+    totals = server.until_idle()["totals"]
+    assert (totals["lost"], totals["completed"]) == (1, 1)
+
+
+def test_idle_worker_that_stops_is_found_by_its_silence(start_pool: Start) -> None:
+    server = start_pool(workers=1, heartbeat_timeout=1.0)
+    stopped = server.workers("idle")[0]
+    os.kill(stopped["pid"], signal.SIGSTOP)
+    server.logged("worker killed", reason="heartbeat_timeout")
+    assert server.until_idle()["workers"][0]["pid"] != stopped["pid"]
+
+
+def test_worker_over_the_hard_limit_is_killed_with_a_reason(start_pool: Start) -> None:
+    server = start_pool(workers=1, ram_hard_limit=120 << 20, heartbeat_interval=0.05)
+    with server.call() as caller:
+        hello(caller)
+        caller.send("!eat")
+        with pytest.raises(ConnectionClosedError):
+            caller.recv(timeout=60)
+    server.logged("worker killed", reason="hard_limit")
+    server.until_idle()

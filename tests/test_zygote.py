@@ -1,0 +1,171 @@
+"""The zygote: what it forks, what it refuses to fork, and that calls outlive it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pools import PoolServer, hello
+
+Start = Callable[..., PoolServer]
+
+
+def status_field(pid: int, name: str) -> str:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(name + ":"))
+
+
+def zygote_pid(server: PoolServer) -> int:
+    return int(server.status()["server"]["zygote"]["pid"])
+
+
+# --- what a fork is --------------------------------------------------------------------------
+
+
+def test_zygote_is_single_threaded_and_parent_of_the_workers(start_pool: Start) -> None:
+    server = start_pool()
+    zygote = zygote_pid(server)
+    assert status_field(zygote, "Threads") == "1"
+    assert status_field(zygote, "PPid") == str(server.pid)
+    for worker in server.workers():
+        assert status_field(worker["pid"], "PPid") == str(zygote)
+
+
+def test_worker_is_a_process_of_its_own(start_pool: Start) -> None:
+    server = start_pool()
+    for worker in server.workers():
+        pid = worker["pid"]
+        assert os.getsid(pid) == pid
+        ignored = int(status_field(pid, "SigIgn"), 16)
+        assert ignored >> (signal.SIGINT - 1) & 1
+        score = int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+        assert score > int(Path(f"/proc/{server.pid}/oom_score_adj").read_text())
+        assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, server.pid)
+
+
+def test_workers_share_neither_randomness_nor_temporary_files(start_pool: Start) -> None:
+    server = start_pool()
+    seen: list[dict[str, Any]] = []
+    for _ in range(4):
+        with server.call() as caller:
+            seen.append(hello(caller))
+            caller.send("!litter")
+            assert Path(str(caller.recv())).exists()
+    assert len({worker["random"] for worker in seen}) == 4
+    assert len({worker["tmpdir"] for worker in seen}) == 4
+    server.until_idle()
+    server.until(
+        lambda: not any(Path(worker["tmpdir"]).exists() for worker in seen),
+        "removed the temporary folders",
+    )
+
+
+def test_what_a_worker_forked_dies_with_it(start_pool: Start) -> None:
+    server = start_pool(workers=1)
+    before = len(server.family())
+    with server.call() as caller:
+        hello(caller)
+        caller.send("!fork")
+        assert caller.recv(timeout=60) == "forked"
+        assert len(server.family()) == before + 1
+    server.until_idle()
+    server.until(lambda: len(server.family()) == before, "ended the worker's child")
+
+
+# --- what it refuses -------------------------------------------------------------------------
+
+
+def test_thread_left_by_preload_is_a_clear_error(start_pool: Start) -> None:
+    server = start_pool(app="tests.apps.troubled:LeavesThread", wait=False)
+    trouble = server.stage("trouble")
+    assert "preload() left a thread running" in trouble["detail"]
+    status = server.status()["pool"]
+    assert status["halted"]
+    assert "load()" in status["last_error"]
+
+
+def test_configuration_error_in_preload_ends_the_start(start_pool: Start) -> None:
+    server = start_pool(app="tests.apps.troubled:Misconfigured", wait=False)
+    assert server.wait() == 2
+    assert "llm.temperature" in server.progress[1]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("app", "words"),
+    [
+        ("tests.apps.nowhere:create", "no module named"),
+        ("tests.apps.echo:nothing", "no callable 'nothing'"),
+        ("tests.apps.echo:json.dumps", "no callable"),
+        ("builtins:dict", "no app"),
+        ("echo", "package.module:factory"),
+    ],
+)
+def test_app_that_cannot_be_had_is_a_clear_error(start_pool: Start, app: str, words: str) -> None:
+    server = start_pool(app=app, wait=False)
+    assert server.wait() == 2
+    assert words in server.progress[1]["detail"]
+
+
+def test_preload_that_exits_is_tried_again(
+    start_pool: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TROUBLE", str(tmp_path / "flag"))
+    server = start_pool(app="tests.apps.troubled:ExitsInPreload", wait=False)
+    server.may_log_tracebacks = True
+    assert "download failed" in server.stage("trouble")["detail"]
+    server.stage("serving")
+
+
+# --- its death -------------------------------------------------------------------------------
+
+
+def test_calls_do_not_notice_the_death_of_the_zygote(start_pool: Start) -> None:
+    server = start_pool(spare=1)
+    with server.call() as caller:
+        hello(caller)
+        server.until_status(lambda s: s["pool"]["states"]["idle"] == 2, "refilled")
+        old = zygote_pid(server)
+        os.kill(old, signal.SIGKILL)
+        server.until_status(
+            lambda s: (
+                s["server"]["zygote"]["pid"] not in (old, None)
+                and s["server"]["zygote"]["restarts"] == 1
+            ),
+            "restarted the zygote",
+        )
+        caller.send("still there?")
+        assert caller.recv(timeout=60) == "still there?"
+    # Orphans are the supervisor's to reap, and new workers come from the new zygote.
+    for _ in range(4):
+        with server.call() as caller:
+            hello(caller)
+    server.until_idle()
+    assert "Z" not in server.family().values()
+    assert server.status()["totals"]["lost"] == 0
+
+
+def test_hung_zygote_is_replaced(start_pool: Start) -> None:
+    server = start_pool(hello_timeout=1.0)
+    os.kill(zygote_pid(server), signal.SIGSTOP)
+    with server.call() as caller:
+        hello(caller)
+    server.logged("zygote hangs")
+    server.until_idle()
+
+
+def test_fork_whose_reply_was_lost_is_not_lost(
+    start_pool: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TROUBLE", str(tmp_path / "flag"))
+    server = start_pool(app="tests.apps.troubled:ZygoteDiesMute", workers=3)
+    third = next(worker for worker in server.workers() if worker["worker"] == 3)
+    assert third["state"] == "idle"
+    assert status_field(third["pid"], "PPid") == str(server.pid)
+    os.kill(third["pid"], signal.SIGKILL)
+    server.until_status(lambda s: s["totals"]["spawned"] == 4, "replaced the adopted worker")
+    server.until_idle()
