@@ -24,6 +24,7 @@ build_environment() {
 install_environment() {
     say "installing voicepool[$1] into $venv with $("$python" -V); this takes a minute or two"
     # What an interrupted or older install has left behind is not worth trusting.
+    rm -f "$venv/voicepool-stamp"
     "$python" -m venv --clear "$venv"
     "$venv/bin/python" -m pip install --disable-pip-version-check \
         --prefer-binary --constraint "$root/constraints.txt" --editable "$root[$1]" || {
