@@ -157,3 +157,41 @@ def test_worker_over_the_hard_limit_is_killed_with_a_reason(start_pool: Start) -
             caller.recv(timeout=60)
     server.logged("worker killed", reason="hard_limit")
     server.until_idle()
+
+
+# --- the budget ------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_said_and_what_fits_serves(start_pool: Start) -> None:
+    pilot = start_pool(workers=1)
+    worker = pilot.until_idle()["workers"][0]["private"]
+    zygote = pilot.status()["memory"]["zygote"]
+    room = zygote + int(2.5 * worker)
+    server = start_pool(workers=8, ram_budget=room, ram_per_worker=worker)
+    step = server.stage("serving")
+    assert 1 <= step["warm"] < 8
+    assert "fit into the memory of host" in step["detail"]
+    assert server.status()["pool"]["bound_by"] == "budget:host"
+    with server.call() as caller:
+        assert hello(caller)
+
+
+def test_nothing_fits(start_pool: Start) -> None:
+    server = start_pool(workers=1, ram_budget=1 << 20, wait=False)
+    assert "0 of 1 workers fit" in server.stage("trouble")["detail"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ram_budget": 1 << 20},
+        {"app": "tests.apps.troubled:LacksModel"},
+        {"app": "tests.apps.troubled:FailsToWarm"},
+    ],
+)
+def test_strict_start_fails_when_a_worker_is_missing(
+    start_pool: Start, flag: Path, settings: dict[str, object]
+) -> None:
+    server = start_pool(strict=True, wait=False, **settings)
+    server.may_log_tracebacks = True
+    assert server.wait() == 4

@@ -69,6 +69,7 @@ def status_report(supervisor: Supervisor) -> dict[str, Any]:
         "memory": {
             "host": {"total": memory.total, "used": memory.used},
             "estimate": view.estimate.host,
+            "zygote": supervisor.zygote_cost.host,
         },
         "workers": [
             {

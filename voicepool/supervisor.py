@@ -8,6 +8,7 @@ and never touches a caller's audio.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -16,8 +17,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from voicepool import ipc, linux, pool
 from voicepool.access import Access
@@ -31,6 +31,7 @@ from voicepool.frontdoor import FrontDoor, Visitor, listen
 from voicepool.handles import WorkerHandle
 from voicepool.logs import FloodGuard
 from voicepool.pool import Pool, PoolSettings, Reason
+from voicepool.progress import Progress, progress_of
 from voicepool.reception import Reception
 from voicepool.rundir import RuntimeDir
 from voicepool.statusreport import status_report
@@ -48,17 +49,6 @@ REFUSALS: Final = {
     Reason.UNAVAILABLE: "no worker can be started: see /status and the server's log",
     Reason.DRAINING: "the server is shutting down",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the server has come, for whoever started it."""
-
-    stage: Literal["preloading", "warming", "serving", "trouble", "draining", "stopped"]
-    warm: int = 0
-    target: int = 0
-    detail: str = ""
-    """What is wrong, in a line for people."""
 
 
 def pool_settings(settings: Settings) -> PoolSettings:
@@ -107,10 +97,11 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self.pool = Pool(pool_settings(settings), random.Random())
         self._events: deque[pool.Event] = deque()
+        self._telling = False
         self._timer: asyncio.TimerHandle | None = None
         self._handles: dict[int, WorkerHandle] = {}
         self._connections = 0
-        self._zygote_cost = Cost()
+        self.zygote_cost = Cost()
         self._came_up = False
         self._draining = False
         self._told: Progress | None = None
@@ -196,24 +187,30 @@ class Supervisor:
                 self._read_budget()
 
     def _read_budget(self) -> None:
-        readings = {HOST: linux.host_memory()}
-        self._tell(pool.BudgetChanged(readings, zygote=self._zygote_cost))
+        try:
+            readings = {HOST: linux.host_memory()}
+        except OSError as error:
+            # Out of descriptors. The next look is soon.
+            self._flood.info("memory cannot be read", error=error.strerror)
+            return
+        self._tell(pool.BudgetChanged(readings, zygote=self.zygote_cost))
 
     # -- the pool
 
     def _tell(self, event: pool.Event) -> None:
         """Hand the pool an event and do as it says; what that causes comes after it."""
         self._events.append(event)
-        if len(self._events) > 1:
+        if self._telling:
             return  # called by one of the commands below
-        while self._events:
-            try:
-                for command in self.pool.handle(self._events[0], self._loop.time()):
+        self._telling = True
+        try:
+            while self._events:
+                for command in self.pool.handle(self._events.popleft(), self._loop.time()):
                     self._carry_out(command)
                 self._log_transitions()
-            finally:
-                self._events.popleft()
-        self._set_timer()
+        finally:
+            self._telling = False
+            self._set_timer()
         self._report()
 
     def _carry_out(self, command: pool.Command) -> None:
@@ -260,26 +257,22 @@ class Supervisor:
             )
 
     def _report(self) -> None:
-        """Tell whoever started the server how far it is, when that has changed."""
+        """Tell whoever started the server how far it is, until it serves, when that has changed."""
         if self._came_up:
             return
         snapshot = self.pool.snapshot()
-        warm = snapshot.states.get(pool.WorkerState.IDLE, 0) + snapshot.callers
-        target = self.settings.workers
-        if snapshot.draining:
-            self._came_up = True
-            progress = Progress("draining")
-        elif self.reception.paths is None:
-            progress = Progress("preloading", target=target)
-        elif warm and warm >= min(target, snapshot.target + snapshot.callers):
-            self._came_up = True
-            progress = Progress("serving", warm, target, snapshot.bound_by)
-        else:
-            stage: Literal["trouble", "warming"] = "trouble" if snapshot.last_error else "warming"
-            progress = Progress(stage, warm, target, snapshot.last_error)
-        if progress != self._told:
-            self._told = progress
-            self._announce(progress)
+        progress = progress_of(
+            snapshot, self.settings.workers, preloaded=self.reception.paths is not None
+        )
+        if progress == self._told:
+            return
+        self._told = progress
+        self._came_up = progress.stage in ("serving", "draining")
+        self._announce(progress)
+        short = self.reception.paths is not None and snapshot.target < self.settings.workers
+        if self.settings.strict and not self._draining and (progress.stage == "trouble" or short):
+            self.exit_code = ExitCode.CANNOT_WARM
+            self._drain()
 
     # -- callers
 
@@ -368,7 +361,7 @@ class Supervisor:
 
     def zygote_ready(self, paths: list[str], footprint: Cost) -> None:
         self.reception.paths = frozenset(paths)
-        self._zygote_cost = footprint
+        self.zygote_cost = footprint
         self._read_budget()
 
     def zygote_failed(self, error: str, *, permanent: bool) -> None:
@@ -422,11 +415,13 @@ async def supervise(
     linux.raise_fd_limit()
     linux.become_subreaper()
     os.umask(0o077)
-    listener = listen(settings.host, settings.port)
-    try:
+    with contextlib.ExitStack() as undo:
+        listener = listen(settings.host, settings.port)
+        undo.callback(listener.close)
         runtime = RuntimeDir(settings.runtime_dir)
-    except OSError:
-        listener.close()
-        raise
-    supervisor = Supervisor(settings, listener, runtime, lambda step: announce(supervisor, step))
+        undo.callback(runtime.close)
+        supervisor = Supervisor(
+            settings, listener, runtime, lambda step: announce(supervisor, step)
+        )
+        undo.pop_all()
     return await supervisor.run()
