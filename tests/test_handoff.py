@@ -81,9 +81,11 @@ def test_head_that_never_ends_is_answered_in_time(start_pool: Start) -> None:
 
 def test_oldest_incomplete_head_makes_room(start_pool: Start) -> None:
     server = start_pool(head_timeout=3600, max_heads=4)
-    clients = [server.socket() for _ in range(6)]
-    for client in clients:
-        client.sendall(UPGRADE[:50])
+    clients = []
+    for _ in range(6):
+        clients.append(server.socket())
+        # Before the next one comes: who has sent nothing gets no answer.
+        clients[-1].sendall(UPGRADE[:50])
     for client in clients[:2]:
         assert read_all(client).startswith(b"HTTP/1.1 503 ")
     with server.call() as caller:

@@ -68,7 +68,7 @@ class Access:
                 "list it in allowed_hosts if it is yours",
                 "host_not_allowed",
             )
-        if not self._origin_allowed(head.get("origin"), host):
+        if not all(self._origin_allowed(origin, host) for origin in head.all("origin")):
             return Denied(
                 403,
                 "pages of that origin may not use this server; "
@@ -121,10 +121,8 @@ class Access:
         # An address cannot be rebound, so naming the server by one is always safe.
         return name in self._hosts or name.endswith(".localhost") or _is_address(name)
 
-    def _origin_allowed(self, origin: str | None, host: str) -> bool:
-        if origin is None or "*" in self._origins:
-            return True
-        if origin.lower() in self._origins:
+    def _origin_allowed(self, origin: str, host: str) -> bool:
+        if "*" in self._origins or origin.lower() in self._origins:
             return True
         try:
             return urlsplit(origin.lower()).netloc == host.lower()

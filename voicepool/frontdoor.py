@@ -18,6 +18,7 @@ import select
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from voicepool.answers import refuse
@@ -103,10 +104,13 @@ class FrontDoor:
 
         They reach `on_visitor` if their head is there already; the others are cut off.
         """
+        # Out of descriptors: the kernel cuts off those that are left.
+        with contextlib.suppress(OSError):
+            for _ in range(BACKLOG):
+                if not self._accept_one():
+                    break
+        # Only now: whoever was let go meanwhile has armed it again.
         self._disarm()
-        for _ in range(BACKLOG):
-            if not self._accept_one():
-                break
         self._heads.close()
         self._listener.close()
 
@@ -223,6 +227,7 @@ class Heads:
         return False
 
     def _pass_on(self, visitor: Visitor) -> None:
+        self._deadlines.pop(visitor, None)
         # Whoever reads it next must not wait for more bytes than there are.
         with contextlib.suppress(OSError):
             visitor.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
@@ -257,6 +262,16 @@ class Heads:
         self._schedule()
 
 
+@dataclass(slots=True)
+class _Leaving:
+    """One who leaves: first the answer goes out, then what still comes in is dropped."""
+
+    unsent: memoryview
+    deadline: float
+    patience: int = FAREWELL_BYTES
+    """Bytes that may still come in."""
+
+
 class Farewells:
     """Answered visitors: their remaining bytes are read and dropped until they close.
 
@@ -266,93 +281,96 @@ class Farewells:
     def __init__(self, loop: asyncio.AbstractEventLoop, on_closed: Callable[[], None]) -> None:
         self._loop = loop
         self._on_closed = on_closed
-        self._leaving: OrderedDict[socket.socket, tuple[float, list[int]]] = OrderedDict()
+        self._leaving: OrderedDict[socket.socket, _Leaving] = OrderedDict()
+        """Soonest deadline first."""
         self._timer: asyncio.TimerHandle | None = None
-        self._senders: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
 
     def answer(self, visitor: Visitor, response: bytes) -> None:
-        """Send `response` and let the visitor go; owns its socket from now on. Never raises."""
+        """Send `response` and let the visitor go; owns its socket from now on. Never raises.
+
+        A visitor who has sent nothing at all gets nothing: browsers open connections in advance
+        and would take what comes before their request for the answer to it.
+        """
+        if len(self._leaving) >= MAX_FAREWELLS:
+            self._let_go(next(iter(self._leaving)))
         sock = visitor.sock
+        self._leaving[sock] = _Leaving(memoryview(response), self._deadline())
+        if self._timer is None:
+            self._schedule()
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-            sock.recv(max(1, len(visitor.peeked)))
-            sent = sock.send(response)
-            if sent < len(response):
-                sender = self._loop.create_task(self._send_rest(sock, response[sent:]))
-                self._senders.add(sender)
-                sender.add_done_callback(self._senders.discard)
-                return
-            sock.shutdown(socket.SHUT_WR)
+            sock.recv(MAX_HEAD)
         except OSError:
-            self._close(sock)
-            return
-        self._linger(sock)
-
-    async def _send_rest(self, sock: socket.socket, rest: bytes) -> None:
-        try:
-            async with asyncio.timeout(FAREWELL_SECONDS):
-                await self._loop.sock_sendall(sock, rest)
-            sock.shutdown(socket.SHUT_WR)
-        except (OSError, TimeoutError):
-            self._close(sock)
-            return
-        self._linger(sock)
+            self._let_go(sock)
+        else:
+            self._send(sock)
 
     async def close(self, patience: float) -> None:
         """Give those that are left `patience` seconds to read their answers, then close them."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
-                while self._leaving or self._senders:
+                while self._leaving:
                     self._changed.clear()
                     await self._changed.wait()
-        for sender in self._senders:
-            sender.cancel()
         if self._timer is not None:
             self._timer.cancel()
         for sock in list(self._leaving):
             self._let_go(sock)
 
-    def _linger(self, sock: socket.socket) -> None:
-        if len(self._leaving) >= MAX_FAREWELLS:
-            self._let_go(next(iter(self._leaving)))
-        deadline = self._loop.time() + FAREWELL_SECONDS
-        self._leaving[sock] = (deadline, [FAREWELL_BYTES])
+    def _send(self, sock: socket.socket) -> None:
+        leaving = self._leaving[sock]
+        try:
+            leaving.unsent = leaving.unsent[sock.send(leaving.unsent) :]
+            if leaving.unsent:
+                self._loop.add_writer(sock.fileno(), self._send, sock)
+                return
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._let_go(sock)
+            return
+        self._loop.remove_writer(sock.fileno())
         self._loop.add_reader(sock.fileno(), self._discard, sock)
-        if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._expire)
+        leaving.deadline = self._deadline()
+        self._leaving.move_to_end(sock)
 
     def _discard(self, sock: socket.socket) -> None:
-        _, left = self._leaving[sock]
+        leaving = self._leaving[sock]
         try:
             dropped = len(sock.recv(65536))
         except BlockingIOError:
             return
         except OSError:
             dropped = 0
-        left[0] -= dropped
-        if dropped == 0 or left[0] < 0:
+        leaving.patience -= dropped
+        if dropped == 0 or leaving.patience < 0:
             self._let_go(sock)
 
     def _let_go(self, sock: socket.socket) -> None:
         del self._leaving[sock]
         self._loop.remove_reader(sock.fileno())
-        self._close(sock)
-
-    def _close(self, sock: socket.socket) -> None:
+        self._loop.remove_writer(sock.fileno())
         sock.close()
         self._changed.set()
         self._on_closed()
 
+    def _deadline(self) -> float:
+        return self._loop.time() + FAREWELL_SECONDS
+
+    def _schedule(self) -> None:
+        soonest = next(iter(self._leaving.values()), None)
+        self._timer = (
+            None if soonest is None else self._loop.call_at(soonest.deadline, self._expire)
+        )
+
     def _expire(self) -> None:
         now = self._loop.time()
         while self._leaving:
-            sock, (deadline, _) = next(iter(self._leaving.items()))
-            if deadline > now:
+            sock, leaving = next(iter(self._leaving.items()))
+            if leaving.deadline > now:
                 break
             self._let_go(sock)
-        oldest = next(iter(self._leaving.values()), None)
-        self._timer = None if oldest is None else self._loop.call_at(oldest[0], self._expire)
+        self._schedule()
 
 
 class HangupWatch:
@@ -399,7 +417,8 @@ def listen(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise ConfigError(f"host = {host!r} cannot be resolved: {error.strerror}") from error
-    family, _, _, _, address = found[0]
+    # Of a name with addresses of both families, "localhost" above all, clients always try IPv4.
+    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     # With IPPROTO_TCP said, asyncio sets TCP_NODELAY on what is accepted here.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:

@@ -5,6 +5,7 @@ Sources: RFC 9112 (HTTP/1.1), RFC 6455 section 4.2.1 (the WebSocket opening hand
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +14,9 @@ import h11
 
 MAX_HEAD: Final = 16 * 1024
 """Bytes of a request head that are looked at; a longer one is answered with 431."""
+
+_ABSOLUTE: Final = re.compile(r"https?://[^/]+", re.IGNORECASE)
+"""What precedes the path in absolute form, which servers must accept (RFC 9112, 3.2.2)."""
 
 
 class BadRequest(Exception):
@@ -34,8 +38,11 @@ class Head:
 
     @property
     def path(self) -> str:
-        """The target without its query."""
-        return self.target.partition("?")[0]
+        """The target without its query, and without scheme and authority in absolute form."""
+        path = self.target.partition("?")[0]
+        if absolute := _ABSOLUTE.match(path):
+            return path[absolute.end() :] or "/"
+        return path
 
     def all(self, name: str) -> Iterator[str]:
         """The values of every header of that name, in order."""
@@ -61,15 +68,19 @@ class Head:
 
 
 def parse_head(data: bytes) -> Head | None:
-    """The head at the start of `data`, None while it is incomplete. Raises BadRequest."""
+    """The head at the start of `data`, None while it is incomplete. Raises BadRequest.
+
+    Only the first MAX_HEAD bytes count, so that it does not matter how many have come at once.
+    """
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD - 1)
     try:
-        parser.receive_data(data)
+        parser.receive_data(data[:MAX_HEAD])
         event = parser.next_event()
     except h11.RemoteProtocolError as error:
         if error.error_status_hint == 431:
             raise BadRequest(431, f"the request head is longer than {MAX_HEAD} bytes") from error
-        raise BadRequest(400, f"this is not HTTP/1.1: {error}") from error
+        message = f"this is not HTTP/1.1: {str(error)[:200]}"
+        raise BadRequest(error.error_status_hint, message) from error
     if event is h11.NEED_DATA:
         return None
     if not isinstance(event, h11.Request):

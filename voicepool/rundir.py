@@ -29,12 +29,29 @@ class RuntimeDir:
         base.mkdir(parents=True, exist_ok=True)
         _sweep(base)
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-        self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            self._lock = _lock(self.path)
+        except OSError:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+def _lock(folder: Path) -> int:
+    """Lock the new folder; the descriptor that holds the lock."""
+    unlocked = folder / f"{_LOCK}.new"
+    lock = os.open(unlocked, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Named only now: whoever starts at the same moment must not find it unlocked.
+        unlocked.rename(folder / _LOCK)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
 
 
 def _sweep(base: Path) -> None:
