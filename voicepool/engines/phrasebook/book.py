@@ -13,7 +13,9 @@
     voicepool = "V OY S P UW L"
 
 An entry has exactly one of `reply`, `skill` and `tool`; beside `tool`, `reply` is what is said when
-the session has not declared that tool. A slot named x is {x} (the words) or {x.value} in a reply.
+the session has not declared that tool. A slot named x is {x} (the words) or {x.value} in a reply. At
+the top of the file, `replace = true` forgets the phrases that come with voicepool, and
+`numbers = [1, 2]` says which numbers the recogniser listens for.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from typing import Annotated
 import msgspec
 
 from voicepool.engines.options import nearest
-from voicepool.engines.phrasebook import grammar, skills, text
+from voicepool.engines.phrasebook import grammar, numbers, skills, text
 from voicepool.engines.phrasebook.grammar import Lists, Node, Slots
 from voicepool.errors import ConfigError
 
@@ -55,6 +57,8 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     phrase: list[_Entry] = []
     lists: dict[str, list[str] | dict[str, str]] = {}
     pronunciations: dict[str, _Many] = {}
+    numbers: list[Annotated[int, msgspec.Meta(ge=0, le=999)]] = []
+    """What the recogniser listens for in a slot of numbers; [] leaves it as it was."""
     replace: bool = False
     """True: forget the phrases that come with voicepool."""
 
@@ -170,6 +174,8 @@ def _assemble(books: Sequence[tuple[str, _File]]) -> Phrasebook:
     pronunciations: dict[str, tuple[str, ...]] = {}
     entries: dict[str, tuple[str, _Entry]] = {}
     for source, book in books:
+        if book.numbers:
+            lists[grammar.NUMBER] = {numbers.words(number): str(number) for number in book.numbers}
         for kind, values in book.lists.items():
             lists[kind] = _check_list(source, kind, values)
         for word, phones in book.pronunciations.items():
@@ -254,9 +260,8 @@ def _check_pattern(where: str, say: str, lists: Lists) -> Node:
         match node:
             case grammar.Word(word):
                 _check_words(f"{where}: in {say!r}", [word])
-            case grammar.SlotRef(name, kind) if kind != grammar.NUMBER and kind not in lists:
+            case grammar.SlotRef(name, kind) if kind not in lists:
                 raise ConfigError(
-                    f"{where}: {{{name}:{kind}}}: no list {kind!r}; "
-                    f"{nearest(kind, [*lists, grammar.NUMBER])}"
+                    f"{where}: {{{name}:{kind}}}: no list {kind!r}; {nearest(kind, lists)}"
                 )
     return pattern

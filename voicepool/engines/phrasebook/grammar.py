@@ -19,10 +19,8 @@ from random import Random
 from voicepool.engines.phrasebook import numbers
 
 NUMBER = "number"
-"""The built-in kind of slot."""
-
-SPOKEN_NUMBERS = (*range(1, 13), 20, 30, 40, 50, 100)
-"""The numbers that the recogniser listens for; typed text may hold any."""
+"""The built-in kind of slot. Typed text may hold any number there; what the recogniser listens for
+is the list of this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +232,6 @@ def _match_slot(kind: str, tokens: Sequence[str], lists: Lists) -> Iterator[tupl
 
 def slot_words(kind: str, lists: Lists) -> list[str]:
     """All that the recogniser listens for in a slot of this kind."""
-    if kind == NUMBER:
-        return [numbers.words(number) for number in SPOKEN_NUMBERS]
     return list(lists[kind])
 
 
