@@ -43,12 +43,14 @@ class Settings:
         "server", False, "let anyone call although the address is public and no key is set"
     )
     allowed_hosts: tuple[str, ...] = setting(
-        "server", (), "names besides the address itself that a Host header may carry"
+        "server",
+        (),
+        "names besides localhost and addresses that a Host header may carry; * allows all",
     )
     allowed_origins: tuple[str, ...] = setting(
         "server",
         (),
-        "web origins besides our own whose pages may call, such as https://example.org",
+        "web origins besides our own whose pages may call, as https://example.org; * allows all",
     )
     trusted_proxies: tuple[str, ...] = setting(
         "server", (), "addresses or networks whose X-Forwarded-For is believed"

@@ -1,0 +1,30 @@
+"""What the documentation says about settings and exit codes is what the code does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from voicepool.config import SPECS
+from voicepool.errors import ExitCode
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+def test_the_settings_table_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "make-settings-table"), "--check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert all(f"| `{name}`" in PAGE for name in SPECS)
+
+
+def test_every_exit_code_is_explained() -> None:
+    for code in ExitCode:
+        assert f"| {code.value} | {code.name} | " in PAGE
