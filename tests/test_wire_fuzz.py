@@ -134,12 +134,16 @@ FIELDS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "response.create": st.fixed_dictionaries({}, optional={"response": RESPONSE}),
     "response.cancel": st.fixed_dictionaries({}, optional={"response_id": RESPONSES}),
 }
-CLIENT_EVENTS = st.one_of(
-    st.tuples(st.just({"type": name}), fields, st.sampled_from([{}, {"event_id": "e1"}])).map(
-        lambda parts: {**parts[0], **parts[1], **parts[2]}
+
+
+def client_event(name: str) -> st.SearchStrategy[dict[str, Any]]:
+    event_id: st.SearchStrategy[dict[str, str]] = st.sampled_from([{}, {"event_id": "e1"}])
+    return st.tuples(FIELDS[name], event_id).map(
+        lambda parts: {"type": name, **parts[0], **parts[1]}
     )
-    for name, fields in FIELDS.items()
-)
+
+
+CLIENT_EVENTS = st.sampled_from(sorted(FIELDS)).flatmap(client_event)
 
 
 @st.composite

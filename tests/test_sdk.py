@@ -1,0 +1,233 @@
+"""The official `openai` SDK, unmodified, against a running server with the embedded engines."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import pytest
+from openai import AsyncOpenAI
+from openai.resources.realtime.realtime import AsyncRealtimeConnection
+
+from tests.pools import PoolServer
+from tests.realtime import Brackets, validate
+from tests.servers import speech_server, spoken
+
+__all__ = ["speech_server"]
+
+DEADLINE = 30.0
+TRANSCRIBED = "conversation.item.input_audio_transcription.completed"
+
+
+class Call:
+    """One connection of the SDK, and all that came over it, each event validated."""
+
+    def __init__(self, connection: AsyncRealtimeConnection) -> None:
+        self.connection = connection
+        self.seen: list[Any] = []
+        self._brackets = Brackets()
+
+    async def until(self, kind: str, having: Callable[[Any], bool] = lambda event: True) -> Any:
+        """Read on until an event of type `kind`."""
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                data = await self.connection.recv_bytes()
+                self._brackets.see(validate(data))
+                event = self.connection.parse_event(data)
+                self.seen.append(event)
+                if event.type == kind and having(event):
+                    return event
+
+    async def hears(self, pieces: Iterable[str]) -> None:
+        for piece in pieces:
+            await self.connection.input_audio_buffer.append(audio=piece)
+
+    async def response_done(self, wanted: Callable[[str], bool]) -> Any:
+        """The end of a response whose id is `wanted`, which may have come already."""
+        for event in self.seen:
+            if event.type == "response.done" and wanted(event.response.id):
+                return event
+        return await self.until("response.done", lambda event: wanted(event.response.id))
+
+    async def types_in(self, text: str, **fields: Any) -> None:
+        part: Any = {"type": "input_text", "text": text}
+        item: Any = {"type": "message", "role": "user", "content": [part], **fields}
+        await self.connection.conversation.item.create(item=item)
+
+    def first(self, kind: str) -> Any:
+        return next(event for event in self.seen if event.type == kind)
+
+    def types(self) -> list[str]:
+        """The types of what came, runs of the same delta as one."""
+        types = [event.type for event in self.seen]
+        return [kind for kind, before in zip(types, [None, *types], strict=False) if kind != before]
+
+    def sound(self, item_id: str) -> bytes:
+        return b"".join(
+            base64.b64decode(event.delta)
+            for event in self.seen
+            if event.type == "response.output_audio.delta" and event.item_id == item_id
+        )
+
+
+@asynccontextmanager
+async def calling(server: PoolServer, **audio_input: Any) -> AsyncIterator[Call]:
+    """Connects and configures a session; `audio_input` is merged into its input settings."""
+    client = AsyncOpenAI(
+        api_key="none", base_url=f"{server.url}/v1", websocket_base_url=f"{server.url}/v1"
+    )
+    async with client.realtime.connect(model="gpt-realtime") as connection:
+        call = Call(connection)
+        created = await call.until("session.created")
+        assert created.session.model == "gpt-realtime"
+        heard: Any = {"transcription": {"model": "whisper-1"}, **audio_input}
+        await connection.session.update(session={"type": "realtime", "audio": {"input": heard}})
+        await call.until("session.updated")
+        yield call
+    await client.close()
+
+
+async def test_spoken_turn(speech_server: PoolServer) -> None:
+    async with calling(speech_server) as call:
+        await call.hears(spoken("what is your favorite color"))
+        done = await call.until("response.done")
+        turn = call.first("input_audio_buffer.speech_started").item_id
+        transcript = call.first(TRANSCRIBED)
+        assert transcript.item_id == turn
+        assert transcript.transcript == "what is your favorite color"
+        (message,) = done.response.output
+        assert re.search("green|purple", message.content[0].transcript, re.IGNORECASE)
+        assert len(call.sound(message.id)) > 24_000
+        # The transcription comes when it is ready; all else has one order.
+        told = [kind for kind in call.types() if "input_audio_transcription" not in kind]
+        assert [kind for kind in told if "delta" not in kind] == [
+            "session.created",
+            "session.updated",
+            "input_audio_buffer.speech_started",
+            "input_audio_buffer.speech_stopped",
+            "input_audio_buffer.committed",
+            "conversation.item.added",
+            "conversation.item.done",
+            "response.created",
+            "response.output_item.added",
+            "conversation.item.added",
+            "response.content_part.added",
+            "response.output_audio.done",
+            "response.output_audio_transcript.done",
+            "response.content_part.done",
+            "conversation.item.done",
+            "response.output_item.done",
+            "response.done",
+        ]
+
+
+async def test_manual_turn(speech_server: PoolServer) -> None:
+    async with calling(speech_server, turn_detection=None) as call:
+        await call.connection.input_audio_buffer.clear()
+        await call.hears(spoken("who is your creator", pause=0.3))
+        await call.connection.input_audio_buffer.commit()
+        transcript = await call.until(TRANSCRIBED)
+        assert transcript.transcript == "who is your creator"
+        assert "response.created" not in call.types()
+        await call.connection.response.create(response={"metadata": {"client_event_id": "c1"}})
+        created = await call.until("response.created")
+        assert created.response.metadata == {"client_event_id": "c1"}
+        done = await call.until("response.done")
+        assert done.response.status == "completed"
+        assert done.response.metadata == {"client_event_id": "c1"}
+        assert call.sound(done.response.output[0].id)
+
+
+@pytest.mark.parametrize("modality", ["text", "audio"])
+async def test_text_turn(speech_server: PoolServer, modality: Literal["text", "audio"]) -> None:
+    async with calling(speech_server) as call:
+        await call.types_in("What is the square of seven?")
+        added = await call.until("conversation.item.done")
+        await call.connection.response.create(response={"output_modalities": [modality]})
+        done = await call.until("response.done")
+        (message,) = done.response.output
+        part = message.content[0]
+        assert part.type == f"output_{modality}"
+        assert "49" in (part.text or part.transcript)
+        assert bool(call.sound(message.id)) == (modality == "audio")
+        reply = next(event for event in reversed(call.seen) if event.type.endswith("item.added"))
+        assert reply.item.id == message.id
+        if reply.type == "conversation.item.added":
+            assert reply.previous_item_id == added.item.id
+
+
+async def test_barge_in_and_truncate(speech_server: PoolServer) -> None:
+    async with calling(speech_server) as call:
+        await call.types_in("tell me a very long story")
+        await call.connection.response.create()
+        delta = await call.until("response.output_audio.delta")
+        await call.hears(spoken("please stop talking now"))
+        await call.until("input_audio_buffer.speech_started")
+        await call.connection.conversation.item.truncate(
+            item_id=delta.item_id, content_index=0, audio_end_ms=1_000
+        )
+        await call.until("conversation.item.truncated")
+        await call.connection.conversation.item.retrieve(item_id=delta.item_id)
+        retrieved = await call.until("conversation.item.retrieved")
+        left = retrieved.item.content[0].transcript
+        assert left.startswith("Once")
+        assert len(left) < 60
+        interrupted = await call.response_done(lambda each: each == delta.response_id)
+        await call.response_done(lambda each: each != delta.response_id)
+        assert interrupted.response.status in ("cancelled", "completed")
+        after = call.seen[call.seen.index(interrupted) :]
+        late = [each for each in after if getattr(each, "response_id", "") == delta.response_id]
+        assert not late
+
+
+async def test_items(speech_server: PoolServer) -> None:
+    async with calling(speech_server) as call:
+        items = call.connection.conversation.item
+        await call.types_in("one", id="item_one")
+        await call.types_in("two", id="item_two")
+        await items.create(
+            previous_item_id="root",
+            item={
+                "type": "message",
+                "role": "system",
+                "content": [{"type": "input_text", "text": "zero"}],
+            },
+        )
+        third = await call.until(
+            "conversation.item.done", lambda event: event.item.role == "system"
+        )
+        assert third.previous_item_id is None
+        second = next(each for each in call.seen if getattr(each, "previous_item_id", None))
+        assert (second.item.id, second.previous_item_id) == ("item_two", "item_one")
+        await items.retrieve(item_id="item_two")
+        assert (await call.until("conversation.item.retrieved")).item.content[0].text == "two"
+        await items.delete(item_id="item_two")
+        assert (await call.until("conversation.item.deleted")).item_id == "item_two"
+        await items.retrieve(item_id="item_two", event_id="mine")
+        error = (await call.until("error")).error
+        assert (error.code, error.event_id) == ("item_retrieve_invalid_item_id", "mine")
+
+
+async def test_mistakes_leave_the_session_usable(speech_server: PoolServer) -> None:
+    async with calling(speech_server, turn_detection=None) as call:
+        connection = call.connection
+        await connection.response.cancel(event_id="e1")
+        assert (await call.until("error")).error.message.startswith("Cancellation failed")
+        await connection.input_audio_buffer.commit(event_id="e2")
+        assert (await call.until("error")).error.code == "input_audio_buffer_commit_empty"
+        await connection.input_audio_buffer.append(audio="no base64!", event_id="e3")
+        assert (await call.until("error")).error.code == "invalid_value"
+        await connection.send({"type": "no.such.event", "event_id": "e4"})  # type: ignore[arg-type]
+        assert (await call.until("error")).error.event_id == "e4"
+        await call.types_in("tell me a very long story")
+        await connection.response.create()
+        await connection.response.create(event_id="e5")
+        error = (await call.until("error")).error
+        assert error.code == "conversation_already_has_active_response"
+        await connection.response.cancel()
+        done = await call.until("response.done")
+        assert done.response.status_details.reason == "client_cancelled"

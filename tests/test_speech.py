@@ -1,0 +1,126 @@
+"""The speech app as a worker uses it: loaded, warmed, rehearsed; with the embedded engines."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+
+from tests.instruments import LoudnessDetector, ScriptedModel, ScriptedRecognizer, ToneSynthesizer
+from tests.instruments import engines as instruments
+from tests.test_session import hosting
+from voicepool.app import App, Negotiating, Rehearsing
+from voicepool.config import Settings
+from voicepool.engines.base import Engines
+from voicepool.errors import ConfigError, EngineError
+from voicepool.speech import SpeechApp, create
+from voicepool.wire.realtime.client import MAX_MESSAGE_BYTES
+
+
+def test_it_is_what_a_worker_hosts() -> None:
+    app = create(Settings(profile="embedded"))
+    assert isinstance(app, App)
+    assert isinstance(app, Rehearsing)
+    assert isinstance(app, Negotiating)
+    assert list(app.paths) == ["/v1/realtime", "/realtime"]
+    assert app.max_message_size == MAX_MESSAGE_BYTES
+
+
+def test_a_wrong_setting_is_named() -> None:
+    with pytest.raises(ConfigError, match="embeded"):
+        create(Settings(profile="embeded"))
+
+
+class Diary:
+    """Notes which engine was asked what."""
+
+    def __init__(self, name: str, notes: list[str]) -> None:
+        self._name, self._notes = name, notes
+
+    def preload(self) -> None:
+        self._notes.append(f"{self._name} preload")
+
+    def load(self, device: str) -> None:
+        self._notes.append(f"{self._name} load {device}")
+
+    def warm_up(self) -> None:
+        self._notes.append(f"{self._name} warm_up")
+
+
+def noting(engine: Any, name: str, notes: list[str]) -> Any:
+    diary = Diary(name, notes)
+    engine.preload, engine.load, engine.warm_up = diary.preload, diary.load, diary.warm_up
+    return engine
+
+
+def test_the_life_of_all_engines() -> None:
+    notes: list[str] = []
+    stt, model = ScriptedRecognizer(), ScriptedModel(lambda _: [])
+    app = SpeechApp(
+        Engines(
+            vad=noting(LoudnessDetector(), "vad", notes),
+            stt=noting(stt, "stt", notes),
+            llm=noting(model, "llm", notes),
+            tts=noting(ToneSynthesizer(), "tts", notes),
+        )
+    )
+    app.preload()
+    app.load("cuda:1")
+    app.warm_up()
+    stages = ("vad", "stt", "llm", "tts")
+    assert notes == [
+        f"{stage} {step}" for step in ("preload", "load cuda:1", "warm_up") for stage in stages
+    ]
+    # What the synthesiser said has gone through the recogniser, and nothing is left open.
+    assert sum(map(len, stt.heard)) > 0
+    assert all(stream.closed for stream in stt.streams)
+
+
+def test_a_silent_synthesiser_is_not_warm() -> None:
+    class Mute(ToneSynthesizer):
+        def synthesize(self, text: str, *, voice: str = "", speed: float = 1.0) -> Any:
+            return iter(())
+
+    with pytest.raises(EngineError, match="no sound"):
+        SpeechApp(instruments(tts=Mute())).warm_up()
+
+
+async def test_rehearsals_are_real_calls_that_leave_nothing_for_the_caller() -> None:
+    app = create(Settings(profile="embedded"))
+    app.preload()
+    app.load("host")
+    app.warm_up()
+    async with hosting(app) as (host, port):
+        url = f"ws://127.0.0.1:{port}"
+        for _ in range(3):
+            async with connect(f"{url}/v1/realtime", subprotocols=None) as rehearsal:
+                await app.rehearse(rehearsal)
+        async with connect(f"{url}/v1/realtime?model=gpt-realtime") as caller:
+            session = json.loads(await caller.recv())["session"]
+            assert session["model"] == "gpt-realtime"
+            assert session["audio"]["input"]["transcription"] is None
+            assert session["audio"]["input"]["turn_detection"]["silence_duration_ms"] == 500
+            item = {"type": "message", "role": "user", "content": []}
+            await caller.send(json.dumps({"type": "conversation.item.create", "item": item}))
+            added = json.loads(await caller.recv())
+            assert added["previous_item_id"] is None
+    assert len({id(call) for call in host.calls}) == 4
+    assert all(call.exception() is None for call in host.calls if not call.cancelled())
+
+
+async def test_a_browser_gets_the_subprotocol_and_never_its_key_back() -> None:
+    async with hosting(SpeechApp(instruments())) as (_, port):
+        offered: Any = ["openai-insecure-api-key.secret", "realtime"]
+        async with connect(f"ws://127.0.0.1:{port}/realtime", subprotocols=offered) as browser:
+            assert browser.subprotocol == "realtime"
+
+
+@pytest.mark.parametrize("query", ["", "?model=", "?model=%00", f"?model={'x' * 300}", "?a=b"])
+async def test_a_model_that_cannot_be_echoed_is_the_servers_own(query: str) -> None:
+    async with (
+        hosting(SpeechApp(instruments())) as (_, port),
+        connect(f"ws://127.0.0.1:{port}/v1/realtime{query}") as caller,
+    ):
+        assert json.loads(await caller.recv())["session"]["model"] == "voicepool"
