@@ -14,7 +14,7 @@ import ctypes as c
 import functools
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -235,10 +235,12 @@ class EspeakSynthesizer:
 
     def synthesize(
         self, text: str, *, voice: str = "", speed: float = 1.0
-    ) -> Iterator[SpeechChunk]:
+    ) -> Generator[SpeechChunk, None, None]:
         """See SpeechSynthesizer: chunks of 60 ms, about 10 ms of work per clause.
 
-        A text without anything to say (blanks, lone punctuation) gives no chunk.
+        A text without anything to say (blanks, lone punctuation) gives no chunk. espeak's noise
+        generator runs on from call to call: the same text never gives quite the same samples.
+        Words that it speaks as one ("in the") have one time, at the first.
         """
         library = _library()
         chosen = voice if voice in self._voices else self._options.voice

@@ -80,7 +80,7 @@ def resolve_profile(name: str, tables: Mapping[str, Table]) -> Choice:
         complete[stage] |= table
     for stage, table in complete.items():
         engine = table["engine"]
-        if engine not in ENGINES[stage]:
+        if not isinstance(engine, str) or engine not in ENGINES[stage]:
             raise ConfigError(
                 f"[{stage}] engine = {engine!r} does not exist; "
                 f"{nearest(str(engine), ENGINES[stage])}"

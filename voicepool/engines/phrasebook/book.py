@@ -13,8 +13,8 @@
     voicepool = "V OY S P UW L"
 
 An entry has exactly one of `reply`, `skill` and `tool`; beside `tool`, `reply` is what is said when
-the session has not declared that tool. A slot named x is {x} (the words) or {x.value} in a reply. At
-the top of the file, `replace = true` forgets the phrases that come with voicepool, and
+the session has not declared that tool. A slot named x is {x} (the words) or {x.value} in a reply.
+At the top of the file, `replace = true` forgets the phrases that come with voicepool, and
 `numbers = [1, 2]` says which numbers the recogniser listens for.
 """
 

@@ -1,0 +1,92 @@
+"""Profiles, engines and their options."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from voicepool.engines import options, registry
+from voicepool.errors import ConfigError, EngineUnavailable
+
+
+def test_auto_is_embedded_and_says_why() -> None:
+    choice = registry.resolve_profile("auto", {})
+    assert choice.profile == "embedded"
+    assert choice.why
+    assert choice.engines == {
+        "vad": "silero",
+        "stt": "pocketsphinx",
+        "llm": "phrasebook",
+        "tts": "espeak",
+    }
+
+
+def test_profiles_name_engines_that_exist() -> None:
+    for profile in registry.PROFILES.values():
+        assert set(profile) == set(registry.STAGES)
+        for stage, engine in profile.items():
+            assert engine in registry.ENGINES[stage]
+
+
+def test_build_makes_every_engine() -> None:
+    engines = registry.build(registry.resolve_profile("embedded", {"tts": {"rate": 150}}))
+    names = [engine.name for engine in (engines.vad, engines.stt, engines.llm, engines.tts)]
+    assert names == ["silero", "pocketsphinx", "phrasebook", "espeak"]
+
+
+@pytest.mark.parametrize(
+    ("profile", "tables", "message"),
+    [
+        ("embeded", {}, "did you mean 'embedded'"),
+        ("embedded", {"lm": {}}, "did you mean 'llm'"),
+        ("embedded", {"tts": {"engine": "espeek"}}, "did you mean 'espeak'"),
+        ("embedded", {"tts": {"engine": ["espeak"]}}, "does not exist"),
+        ("embedded", {"tts": {"voise": "en"}}, r"\[tts\] engine espeak: .*did you mean 'voice'"),
+        ("embedded", {"tts": {"rate": "fast"}}, "rate: expected `int`"),
+        ("embedded", {"tts": {"rate": 1000}}, "rate: expected `int` <= 450"),
+        ("embedded", {"vad": {"threshold": 1}}, "unknown option 'threshold'; it takes none"),
+        ("embedded", {"llm": {"phrasebook": "/nowhere.toml"}}, "cannot be read"),
+        ("embedded", {"stt": {"reject": 3}}, "reject: expected `bool`"),
+    ],
+)
+def test_mistakes_name_the_remedy(
+    profile: str, tables: Mapping[str, Mapping[str, Any]], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        registry.build(registry.resolve_profile(profile, tables))
+
+
+def test_the_recogniser_listens_for_the_assistants_phrases(tmp_path: Path) -> None:
+    book = tmp_path / "my.toml"
+    book.write_text('[[phrase]]\nid = "x"\nsay = "open the pod doors"\nreply = "No."')
+    choice = registry.resolve_profile("embedded", {"llm": {"phrasebook": str(book)}})
+    assert choice.tables["stt"]["phrasebook"] == str(book)
+
+
+def test_tables_are_left_as_they_were() -> None:
+    tables = {"llm": {"phrasebook": "a.toml"}, "stt": {}}
+    registry.resolve_profile("embedded", tables)
+    assert tables == {"llm": {"phrasebook": "a.toml"}, "stt": {}}
+
+
+def test_a_missing_package_names_the_command() -> None:
+    with pytest.raises(EngineUnavailable, match=r"pip install 'voicepool\[embedded\]'"):
+        options.require("voicepool_has_no_such_module", "no-such", "embedded")
+
+
+def test_resolving_imports_no_engine() -> None:
+    script = (
+        "import sys; from voicepool.engines import registry; "
+        "registry.resolve_profile('auto', {}); "
+        "print([m for m in sys.modules if m.startswith(('numpy', 'pocketsphinx', 'pysilero')) "
+        "or m.startswith('voicepool.engines.') and m.split('.')[2] not in ('options','registry')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]", done.stderr
