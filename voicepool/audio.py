@@ -102,7 +102,7 @@ class Recent:
         """Add sound and forget pieces that are wholly older than the capacity."""
         self._pieces.append(samples)
         self._length += len(samples)
-        while self._length - len(self._pieces[0]) >= self.capacity:
+        while self._pieces and self._length - len(self._pieces[0]) >= self.capacity:
             self._length -= len(self._pieces.popleft())
 
     def last(self, count: int) -> Samples:

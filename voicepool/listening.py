@@ -69,6 +69,7 @@ class Listener:
         self._handler = handler
         self._utterance: Utterance | None = None
         """The turn in progress; in manual turns the buffer since the last commit."""
+        self._at_once = 0
         self._configure_recent()
 
     @property
@@ -98,10 +99,11 @@ class Listener:
             self._hear_manual(samples)
             await self._caught_up()
             return
-        for number, window in enumerate(self._windows.push(samples), 1):
+        for window in self._windows.push(samples):
             self._hear_window(window)
             await self._caught_up()
-            if number % WINDOWS_AT_ONCE == 0:
+            self._at_once += 1
+            if self._at_once % WINDOWS_AT_ONCE == 0:
                 await asyncio.sleep(0)
 
     def commit(self) -> Utterance:

@@ -222,7 +222,7 @@ class SpeechPipelineManager:
         """
         self._replies.check(remember=request.remember)
         self._discard_speculation()
-        response = self._response(request, time.monotonic(), self._prepare_requested)
+        response = self._requested(request)
         self._replies.submit(response)
         return response.response_id
 
@@ -300,9 +300,7 @@ class SpeechPipelineManager:
         if self._settings.transcribe:
             self._outbox.put(FinalTranscript(item_id, "", 0.0))
         if self._settings.turns is not None and self._settings.turns.create_response:
-            self._replies.answer(
-                self._response(ResponseRequest(), time.monotonic(), self._prepare_requested)
-            )
+            self._replies.answer(self._requested(ResponseRequest()))
 
     # -- turns
 
@@ -379,8 +377,12 @@ class SpeechPipelineManager:
 
         self._replies.answer(self._response(ResponseRequest(), turn.confirmed, prepare))
 
+    def _requested(self, request: ResponseRequest) -> Response:
+        response = self._response(request, time.monotonic(), self._prepare_requested)
+        response.requested = True
+        return response
+
     async def _prepare_requested(self, response: Response) -> Generation:
-        response.start()
         request = response.request
         said = request.messages
         if said is None:

@@ -10,6 +10,9 @@ from voicepool.sentences import Clause
 SPEECH_RATE = 15.0
 """Characters a second of ordinary English speech; how long an unfinished clause at least lasts."""
 
+MILLISECOND = 0.001
+"""The client's clock is no finer."""
+
 
 @dataclass(slots=True)
 class _SpokenClause:
@@ -23,7 +26,7 @@ class _SpokenClause:
     def heard(self, seconds: float) -> int:
         """How many characters of the clause have begun to sound after `seconds` of it."""
         text = self.clause.text
-        if self.finished and seconds >= self.seconds:
+        if self.finished and seconds > self.seconds - MILLISECOND:
             return len(text)
         if self.words:
             return max((word.text_end for word in self.words if word.start < seconds), default=0)

@@ -122,6 +122,8 @@ class Replies:
             else:
                 continue
             self.waiting.remove(response)
+            if response.requested:
+                response.start()
             response.task = self._tasks.spawn(response.run())
 
     def _drop_waiting_answer(self) -> None:

@@ -118,6 +118,9 @@ class Response:
     stopwatch: Stopwatch
     prepare: Callable[[Response], Awaitable[Generation]]
     on_closed: Callable[[Response], None]
+    requested: bool = False
+    """Somebody asked for it and is told at once that it begins; the answer to a turn begins with
+    the turn's transcript, and may be dropped before in silence."""
     started: bool = False
     closed: bool = False
     generation: Generation | None = None

@@ -96,7 +96,7 @@ class Clauses:
         before = self._text[: match.end()]
         if not _speakable(before):
             return False
-        if _CLAUSE.fullmatch(match.group()):
+        if match.re is _CLAUSE:
             return len(before.strip()) >= SHORTEST_OPENING
         if match.group() != ".":
             return True

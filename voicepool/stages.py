@@ -114,7 +114,9 @@ class EngineThread:
 
         self._submit(job)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._deadline)
+            # Not `wait_for`: in Python 3.11 it may swallow a cancellation that meets a result.
+            async with asyncio.timeout(self._deadline):
+                return await asyncio.wrap_future(future)
         except TimeoutError:
             if future.running():
                 self._overdue = future  # type: ignore[assignment]
@@ -146,6 +148,8 @@ class EngineThread:
         except queue.Full:
             return False
         done, _ = await asyncio.wait([asyncio.wrap_future(self._ended)], timeout=timeout)
+        if done:
+            self._thread.join()  # it has nothing left to do
         return bool(done)
 
     def _submit(self, job: _Job) -> None:

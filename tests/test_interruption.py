@@ -1,0 +1,290 @@
+"""Barge-in and truncation: what the caller has heard is what the conversation remembers."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from tests.calls import Call, until
+from tests.instruments import (
+    Cue,
+    ScriptedModel,
+    ScriptedRecognizer,
+    ToneSynthesizer,
+    engines,
+    says,
+    silence,
+    speech,
+)
+from voicepool.engines.base import Finished, Message, TextDelta
+from voicepool.events import (
+    FinalTranscript,
+    Interrupted,
+    MessageDone,
+    MessageStarted,
+    PartialTranscript,
+    PipelineSettings,
+    ResponseAudio,
+    ResponseDone,
+    ResponseRequest,
+    ResponseStarted,
+    ResponseText,
+    SpeechStarted,
+    SpeechStopped,
+    TurnSettings,
+)
+
+TURN = (silence(500), speech(600), silence(800))
+LONG = "One two three. Four five six. Seven eight nine."
+"""900 ms, 100 a word."""
+
+
+def of_response(call: Call, response_id: str) -> list[str]:
+    return [
+        type(event).__name__
+        for event in call.events
+        if getattr(event, "response_id", None) == response_id
+    ]
+
+
+async def test_speech_ends_a_reply_in_the_making_within_a_window() -> None:
+    never = asyncio.Event()
+    reply: list[Cue] = [TextDelta("One two three. Four"), never]
+    chosen = engines(lambda _: reply)
+    async with Call(chosen) as call:
+        await call.hear(*TURN)
+        for _ in range(3):
+            await call.next(ResponseAudio)
+        call.clock.now += 0.15
+        before = len(call.events)
+        await call.pipeline.push_audio(speech(64))
+        assert len(call.events) == before
+        await call.pipeline.push_audio(speech(32))
+        assert call.pipeline.running_generation is None, "with the third window, at once"
+        await call.next(ResponseDone)
+        response_id = call.all(ResponseStarted)[0].response_id
+        kinds = [type(event).__name__ for event in call.events[before:]]
+        assert kinds == ["SpeechStarted", "Interrupted", "MessageDone", "ResponseDone"]
+        interrupted = call.all(Interrupted)[0]
+        message = call.all(MessageStarted)[0]
+        assert interrupted == Interrupted(response_id, message.item_id, heard_ms=150)
+        done = call.all(MessageDone)[0]
+        assert (done.text, done.complete) == ("One two three. Four", False)
+        assert call.all(ResponseDone)[0].status == "cancelled"
+        assert call.all(ResponseDone)[0].reason == "turn_detected"
+        assert call.pipeline.history.messages()[-1] == Message("assistant", "One two")
+        assert isinstance(chosen.llm, ScriptedModel)
+        model = chosen.llm
+        await until(lambda: model.stopped == 1)
+        await call.hear(silence(1000))
+        await call.next(FinalTranscript)
+        assert of_response(call, response_id)[-1] == "ResponseDone"
+
+
+async def test_speech_over_a_reply_that_is_made_but_still_plays() -> None:
+    async with Call(engines(says(LONG))) as call:
+        await call.hear(*TURN)
+        done = await call.next(ResponseDone)
+        call.clock.now += 0.45
+        await call.hear(speech(200))
+        interrupted = await call.next(Interrupted)
+        assert (interrupted.response_id, interrupted.heard_ms) == (done.response_id, 450)
+        assert call.kinds(PartialTranscript)[-2:] == ["SpeechStarted", "Interrupted"]
+        assert len(call.all(ResponseDone)) == 1
+        assert done.status == "completed"
+        assert call.pipeline.history.messages()[-1] == Message(
+            "assistant", "One two three. Four five"
+        )
+
+
+async def test_speech_after_a_reply_has_been_played_interrupts_nothing() -> None:
+    async with Call(engines(says(LONG))) as call:
+        await call.hear(*TURN)
+        await call.next(ResponseDone)
+        call.clock.now += 0.91
+        await call.hear(speech(200))
+        await call.next(SpeechStarted)
+        assert not call.all(Interrupted)
+        assert call.pipeline.history.messages()[-1] == Message("assistant", LONG)
+
+
+async def test_a_slow_session_is_told_of_the_interruption_and_no_stale_delta() -> None:
+    async with Call(engines(says("word " * 500))) as call:
+        await call.hear(*TURN)
+        await call.next(ResponseAudio)
+        call.reading.clear()
+        await until(lambda: len(call.pipeline._outbox) >= 64)
+        taken = len(call.all(ResponseAudio))
+        call.clock.now += 1000
+        await call.hear(speech(200))
+        assert call.pipeline.running_generation is None
+        call.reading.set()
+        await call.next(ResponseDone)
+        assert len(call.all(ResponseAudio)) <= taken + 1, "the reader may hold one more"
+        text = "".join(event.delta for event in call.all(ResponseText))
+        assert call.all(MessageDone)[0].text == text
+        heard = call.pipeline.history.messages()[-1].content
+        assert heard == " ".join(["word"] * len(call.all(ResponseAudio)))
+
+
+async def test_a_slow_session_gets_no_stale_sound_of_a_reply_that_is_made() -> None:
+    async with Call(engines(says(LONG))) as call:
+        call.reading.clear()
+        await call.hear(*TURN)
+        await until(lambda: not call.pipeline.requests_queue)
+        await until(lambda: len(call.pipeline.history) == 2)
+        await until(lambda: call.pipeline.running_generation is None)
+        await call.hear(speech(200))
+        call.reading.set()
+        await call.next(Interrupted)
+        assert not call.all(ResponseAudio)
+        assert call.all(MessageDone)[0].text == LONG
+        assert "".join(event.delta for event in call.all(ResponseText)) == LONG
+        assert [message.role for message in call.pipeline.history.messages()] == ["user"]
+
+
+async def test_back_pressure_reaches_the_synthesiser() -> None:
+    tts = ToneSynthesizer()
+    async with Call(engines(says("Word word. " * 2000), tts=tts)) as call:
+        call.reading.clear()
+        call.pipeline.respond(ResponseRequest())
+        await until(lambda: len(call.pipeline._outbox) >= 64)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        held = len(tts.spoken)
+        assert held < 100
+        await call.hear(silence(3000))
+        assert len(tts.spoken) <= held + 1
+        call.pipeline.cancel()
+
+
+async def test_a_response_that_has_not_begun_gives_way_in_silence() -> None:
+    stt = ScriptedRecognizer(["first", "second"])
+    chosen = engines(stt=stt)
+    async with Call(chosen, PipelineSettings(speculate=False)) as call:
+        await call.hear(silence(500), speech(600))
+        await call.next(SpeechStarted)
+        stt.gate.clear()
+        await call.hear(silence(800))
+        await call.next(SpeechStopped)
+        await call.hear(speech(300))
+        await call.next(SpeechStarted)
+        stt.gate.set()
+        await call.hear(silence(800))
+        await call.next(ResponseDone)
+        assert len(call.all(ResponseStarted)) == 1
+        assert not call.all(Interrupted)
+    assert isinstance(chosen.llm, ScriptedModel)
+    assert [request.messages for request in chosen.llm.requests] == [
+        (Message("user", "first"), Message("user", "second"))
+    ]
+
+
+async def test_a_reply_that_may_not_be_interrupted_goes_on_and_the_next_one_waits() -> None:
+    go = asyncio.Event()
+    stt = ScriptedRecognizer(["first", "second", "third"])
+    chosen = engines(
+        lambda request: [TextDelta("One two. "), go, TextDelta("Three."), Finished()], stt=stt
+    )
+    turns = TurnSettings(interrupt_response=False)
+    async with Call(chosen, PipelineSettings(turns=turns, speculate=False)) as call:
+        await call.hear(*TURN)
+        await call.next(ResponseAudio)
+        await call.hear(*TURN)
+        await call.hear(*TURN)
+        for _ in range(2):
+            await call.next(FinalTranscript)
+        assert len(call.all(ResponseStarted)) == 1
+        assert len(call.pipeline.requests_queue) == 1, "one answer to both turns"
+        go.set()
+        for _ in range(2):
+            assert (await call.next(ResponseDone)).status == "completed"
+        assert not call.all(Interrupted)
+    assert isinstance(chosen.llm, ScriptedModel)
+    said = [message.content for message in chosen.llm.requests[1].messages]
+    assert said == ["first", "One two. Three.", "second", "third"]
+    assert len(chosen.llm.requests) == 2
+
+
+# -- truncation
+
+
+@pytest.mark.parametrize("timed", [True, False], ids=["word times", "proportional"])
+async def test_a_finished_item_is_cut_to_what_was_heard(timed: bool) -> None:
+    async with Call(engines(says(LONG), tts=ToneSynthesizer(timed=timed))) as call:
+        await call.hear(*TURN)
+        await call.next(ResponseDone)
+        call.clock.now += 10
+        item_id = call.all(MessageDone)[0].item_id
+        assert call.pipeline.truncate(item_id, 5000) == LONG
+        assert call.pipeline.truncate(item_id, 600) == "One two three. Four five six."
+        assert call.pipeline.truncate(item_id, 350) == (
+            "One two three. Four" if timed else "One two three."
+        )
+        assert call.pipeline.truncate(item_id, 600).startswith("One two three."), "never longer"
+        assert len(call.pipeline.history.messages()[-1].content.split()) <= 4
+        assert call.pipeline.truncate(item_id, 0) == ""
+        assert [message.role for message in call.pipeline.history.messages()] == ["user"]
+
+
+@pytest.mark.parametrize(("clock_ms", "client_ms"), [(450, 250), (250, 450)])
+async def test_the_smaller_of_clock_and_client_counts(clock_ms: int, client_ms: int) -> None:
+    async with Call(engines(says(LONG))) as call:
+        await call.hear(*TURN)
+        await call.next(ResponseDone)
+        call.clock.now += clock_ms / 1000
+        await call.hear(speech(200))
+        interrupted = await call.next(Interrupted)
+        assert call.pipeline.truncate(interrupted.item_id, client_ms) == "One two three."
+
+
+async def test_an_item_that_is_truncated_plays_no_more() -> None:
+    async with Call(engines(says(LONG))) as call:
+        await call.hear(*TURN)
+        await call.next(ResponseDone)
+        call.pipeline.truncate(call.all(MessageDone)[0].item_id, 300)
+        await call.hear(speech(200))
+        await call.next(SpeechStarted)
+        assert not call.all(Interrupted)
+
+
+async def test_an_item_is_truncated_while_it_is_made() -> None:
+    go = asyncio.Event()
+    reply: list[Cue] = [TextDelta("One two three. "), go, TextDelta("Four."), Finished()]
+    async with Call(engines(lambda _: reply)) as call:
+        await call.hear(*TURN)
+        await call.next(ResponseAudio)
+        item_id = call.all(MessageStarted)[0].item_id
+        call.pipeline.truncate(item_id, 150)
+        go.set()
+        assert (await call.next(MessageDone)).text == "One two three. Four."
+        assert call.pipeline.history.messages()[-1].content == "One two"
+
+
+async def test_a_cancelled_reply_is_remembered_as_far_as_it_was_heard() -> None:
+    never = asyncio.Event()
+    reply: list[Cue] = [TextDelta("One two three. Four"), never]
+    async with Call(engines(lambda _: reply)) as call:
+        call.pipeline.respond(ResponseRequest())
+        for _ in range(3):
+            await call.next(ResponseAudio)
+        call.clock.now += 0.25
+        call.pipeline.cancel()
+        await call.next(ResponseDone)
+        assert call.pipeline.history.messages() == [Message("assistant", "One two three.")]
+
+
+async def test_started_and_stopped_alternate_through_it_all() -> None:
+    async with Call(engines(says(LONG))) as call:
+        for _ in range(5):
+            await call.hear(silence(600), speech(400))
+        await call.pipeline.clear()
+        await call.hear(*TURN)
+        await call.next(ResponseDone, lambda done: done.status == "completed")
+        marks = [e for e in call.events if isinstance(e, SpeechStarted | SpeechStopped)]
+        for one, two in pairwise(marks):
+            assert type(one) is not type(two)
+            if isinstance(one, SpeechStarted):
+                assert one.item_id == two.item_id
