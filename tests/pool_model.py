@@ -125,6 +125,8 @@ class World:
         if deadline is not None:
             self.now = max(self.now, deadline)
             self.send(Tick())
+            after = self.pool.next_deadline
+            assert after is None or after > self.now, "the shell would spin"
 
     def arrive(self, number: int) -> None:
         self.callers[number] = Caller(number, self.now + self.settings.queue_timeout)
@@ -336,6 +338,8 @@ class World:
         idle = self.among(WorkerState.IDLE)
         if self.waiting and idle:
             assert len(self.among(*CALLING)) >= self.settings.max_connections
+        staying = self.settings.max_connections + self.settings.spare - len(self.among(*CALLING))
+        assert len(idle) <= max(0, min(self.settings.workers, staying))
         if self.draining:
             assert not self.waiting
             assert not idle

@@ -101,6 +101,11 @@ def spawns(commands: list[Command]) -> list[int]:
     return [command.worker for command in commands if isinstance(command, Spawn)]
 
 
+def host(total: int, used: int = 0) -> BudgetChanged:
+    """A probe's reading of the host in MB; `used` includes our own workers."""
+    return BudgetChanged({HOST: Reading(total * MB, used * MB)})
+
+
 Situation = tuple[WorkerState, ConnectionState | None]
 
 _W, _C = WorkerState, ConnectionState
