@@ -14,6 +14,7 @@ from voicepool.engines.base import INPUT_RATE
 from voicepool.wire.realtime.config import RATE
 
 PIECE_MS = 40
+"""Of sound in one append."""
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +26,11 @@ def speech_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PoolServ
     server.close()
 
 
-def spoken(text: str, *, pause: float = 0.9) -> list[str]:
-    """`text` spoken and a pause after it, as a client's base64 in pieces of 40 ms."""
+def spoken(text: str, *, pause: float = 0.6) -> list[str]:
+    """`text` spoken in light noise and a pause after it, in pieces as a client sends them."""
     resampler = Resampler(INPUT_RATE, RATE)
     sound = [
-        resampler.push(speech.say(text)),
+        resampler.push(speech.noisy(speech.say(text), seed=1)),
         resampler.push(speech.silence(pause)),
         resampler.flush(),
     ]
