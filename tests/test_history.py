@@ -17,7 +17,7 @@ def entry(item_id: str, role: str = "user", content: str = "x") -> Entry:
 
 def test_entries_have_their_place() -> None:
     history = History()
-    assert not history.last_id
+    assert History().last_id is None
     assert history.append(entry("a")) is None
     assert history.append(entry("c")) == "a"
     assert history.insert(entry("b"), "a") == "a"

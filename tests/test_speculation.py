@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from tests.calls import Call, until
@@ -21,6 +22,7 @@ from tests.instruments import (
 from voicepool.engines.base import ChatRequest, Message, ToolCall
 from voicepool.errors import EngineError
 from voicepool.events import (
+    FinalTranscript,
     MessageDone,
     PartialTranscript,
     PipelineSettings,
@@ -29,6 +31,7 @@ from voicepool.events import (
     ToolCallDone,
     TurnSettings,
 )
+from voicepool.turns import PAUSE as PAUSE_SAMPLES
 
 SPOKEN = (silence(500), speech(600))
 PAUSE = silence(250)
@@ -84,6 +87,21 @@ async def test_a_caller_who_goes_on_is_not_answered_half_way() -> None:
         assert call.all(MessageDone)[0].text == "You said one two."
         assert len(call.all(ResponseDone)) == 1
         assert len(model_of(call).requests) == 2
+
+
+async def test_the_closing_silence_is_heard_only_by_who_goes_on() -> None:
+    stt = ScriptedRecognizer()
+    async with Call(engines(stt=stt)) as call:
+        await call.hear(*SPOKEN, PAUSE, speech(320), silence(800))
+        final = await call.next(FinalTranscript)
+        heard = np.concatenate(stt.heard)
+        assert len(heard) == round(final.seconds * 16_000)
+        assert np.count_nonzero(heard) == (600 + 320) * 16
+        closing = len(heard) - int(np.flatnonzero(heard)[-1]) - 1
+        assert PAUSE_SAMPLES - 512 <= closing <= PAUSE_SAMPLES + 512, "by windows"
+        between = np.flatnonzero(np.diff(np.flatnonzero(heard)) > 1)
+        assert len(between) == 1, "the pause in mid-turn is there, once"
+        assert np.diff(np.flatnonzero(heard)).max() - 1 == len(PAUSE)
 
 
 async def test_another_transcript_in_the_end_is_another_reply() -> None:

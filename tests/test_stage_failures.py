@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 
 import pytest
 
-from tests.calls import Call
+from tests.calls import Call, until
 from tests.instruments import (
     Cue,
     Loaded,
@@ -35,11 +35,18 @@ from voicepool.events import (
     TranscriptFailed,
 )
 from voicepool.pipeline import Limits
-from voicepool.stages import StageFailed
+from voicepool.stages import EngineThread, StageFailed
 
 TURN = (silence(500), speech(600), silence(800))
 HASTY = Limits(job=0.2, token=0.2, close=0.2)
 SECRET = "the caller's words"
+
+
+async def recovered(thread: EngineThread) -> None:
+    """The job that was stuck has returned."""
+    overdue = thread._overdue
+    assert overdue is not None
+    await until(overdue.done)
 
 
 async def good_turn(call: Call) -> None:
@@ -195,6 +202,7 @@ async def test_a_stuck_synthesiser_fails_replies_until_it_answers_again() -> Non
             assert (await call.next(ResponseDone)).reason == "tts"
         assert len(tts.spoken) == 1, "it is not called while it is stuck"
         tts.gate.set()
+        await recovered(call.pipeline._tts)
         await good_turn(call)
         assert len(tts.threads) == 1, "one thread, not two at once"
 
@@ -207,6 +215,7 @@ async def test_a_stuck_recogniser_fails_turns_and_not_the_event_loop() -> None:
         await call.next(SpeechStarted)
         assert (await call.next(ResponseDone)).reason == "stt"
         stt.gate.set()
+        await recovered(call.pipeline._stt)
         await good_turn(call)
 
 

@@ -37,7 +37,7 @@ class TurnHandler(Protocol):
     def turn_paused(self, utterance: Utterance) -> None:
         """The turn is likely over."""
 
-    def turn_resumed(self) -> None:
+    def turn_resumed(self, utterance: Utterance) -> None:
         """It is not."""
 
     def turn_stopped(self, utterance: Utterance, end: int) -> None:
@@ -120,6 +120,7 @@ class Listener:
         if utterance is None:
             utterance = self._open_utterance()
             utterance.feed(buffered)
+        utterance.release()
         utterance.feed(rest)
         self._detector.advance(len(rest))
         self._end()
@@ -192,7 +193,7 @@ class Listener:
             case Paused():
                 self._handler.turn_paused(self._utterance)
             case Resumed():
-                self._handler.turn_resumed()
+                self._handler.turn_resumed(self._utterance)
             case Stopped(end):
                 utterance, self._utterance = self._utterance, None
                 self._handler.turn_stopped(utterance, end)

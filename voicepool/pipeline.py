@@ -272,11 +272,13 @@ class SpeechPipelineManager:
             return
         if self._replies.idle:
             self._discard_speculation()
+            utterance.hold()
             self._speculation = speculation = _Speculation()
             speculation.task = self._tasks.spawn(self._speculate(speculation, utterance))
 
-    def turn_resumed(self) -> None:
+    def turn_resumed(self, utterance: Utterance) -> None:
         """It was not over."""
+        utterance.release()
         self._discard_speculation()
 
     def turn_stopped(self, utterance: Utterance, end: int) -> None:

@@ -213,6 +213,8 @@ class Utterance:
         self._stream: RecognizerStream | None = None
         """The thread's; made by the first job, so that making it may block too."""
         self._backlog: deque[Samples] = deque()
+        self._held: list[Samples] | None = None
+        """Sound that waits for `release`; None where none is held back."""
         self._waiting = 0
         self._drained = asyncio.Event()
         self._drained.set()
@@ -226,6 +228,27 @@ class Utterance:
         if self._failure or self._over or not len(samples):
             return
         self.samples += len(samples)
+        if self._held is not None:
+            self._held.append(samples)
+            return
+        self._pass_on(samples)
+
+    def hold(self) -> None:
+        """Keep what is fed from now on from the recogniser: it is likely the closing silence.
+
+        A turn that ends so is finished without it, so `finish` need not do the work of the last
+        `snapshot` again.
+        """
+        if self._held is None:
+            self._held = []
+
+    def release(self) -> None:
+        """It was not: the recogniser gets it."""
+        held, self._held = self._held, None
+        for samples in held or ():
+            self._pass_on(samples)
+
+    def _pass_on(self, samples: Samples) -> None:
         self._waiting += len(samples)
         self._backlog.append(samples)
         if self._waiting > MOST_BACKLOG:
@@ -244,6 +267,7 @@ class Utterance:
     async def finish(self) -> Done[Transcript]:
         """The turn is over: its transcript. Raises StageFailed."""
         self._over = True
+        self.samples -= sum(map(len, self._held or ()))
         try:
             return await self._ask(lambda stream: stream.finish())
         finally:

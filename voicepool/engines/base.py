@@ -99,7 +99,11 @@ class RecognizerStream(Protocol):
         """The utterance is over: its final transcript; blocks. The stream is spent."""
 
     def snapshot(self) -> Transcript:
-        """What `finish` would say if the utterance ended now; blocks. More may be fed after it."""
+        """What `finish` would say if the utterance ended now; blocks. More may be fed after it.
+
+        Where nothing is fed between the two, `finish` should have the answer ready: a confirmed
+        turn waits for nothing else.
+        """
 
     def close(self) -> None:
         """Drop the utterance unfinished. May be called twice, and after `finish`."""
