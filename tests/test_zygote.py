@@ -169,3 +169,38 @@ def test_fork_whose_reply_was_lost_is_not_lost(
     os.kill(third["pid"], signal.SIGKILL)
     server.until_status(lambda s: s["totals"]["spawned"] == 4, "replaced the adopted worker")
     server.until_idle()
+
+
+def test_zygote_that_can_never_come_back_halts_the_pool(
+    start_pool: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = tmp_path / "flag"
+    monkeypatch.setenv("TROUBLE", str(flag))
+    server = start_pool(app="tests.apps.troubled:MisconfiguredLater", spare=1)
+    flag.touch()
+    with server.call() as caller:
+        hello(caller)
+        os.kill(zygote_pid(server), signal.SIGKILL)
+        # Workers that are warm already still serve.
+        with server.call() as other:
+            assert hello(other)
+    status = server.until_status(lambda s: s["pool"]["halted"], "halted")
+    assert "llm.temperature" in status["pool"]["last_error"]
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+
+def test_stop_while_forks_wait_for_a_zygote(
+    start_pool: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = tmp_path / "flag"
+    monkeypatch.setenv("TROUBLE", str(flag))
+    server = start_pool(app="tests.apps.troubled:HangsInSecondPreload", spare=1)
+    old = zygote_pid(server)
+    os.kill(old, signal.SIGKILL)
+    server.until_status(lambda s: s["server"]["zygote"]["pid"] not in (None, old), "has another")
+    with server.call() as caller:
+        hello(caller)
+        server.until(lambda: server.workers("starting"), "asked for a worker")
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0

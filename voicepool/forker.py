@@ -7,6 +7,7 @@ one, unless the old one may have carried them out: those are found by their cont
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -23,7 +24,7 @@ import msgspec
 
 from voicepool import ipc, linux
 from voicepool.budget import Cost
-from voicepool.config import Settings
+from voicepool.config import SPECS, Settings
 from voicepool.errors import IpcError
 from voicepool.handles import WorkerHandle
 
@@ -40,6 +41,12 @@ _ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
+
+
+def _environment() -> dict[str, str]:
+    """The zygote's and its workers'. They never check keys, so they shall not know them."""
+    inherited = {k: v for k, v in os.environ.items() if k != SPECS["api_keys"].env}
+    return {**inherited, **_ONE_THREAD}
 
 
 class ForkerEvents(Protocol):
@@ -74,6 +81,8 @@ class Forker:
         """Forks that the living zygote has been asked for and has not answered."""
         self._ready = False
         self._closing = False
+        self._broken = ""
+        """Why no zygote will come up before the configuration has changed."""
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: ipc.Channel[ipc.FromZygote] | None = None
         self._lifeline = -1
@@ -92,26 +101,28 @@ class Forker:
 
     def start(self) -> None:
         """Launch a zygote. Raises OSError."""
-        ours, theirs = ipc.Channel.pair()
-        lifeline_read, lifeline = os.pipe2(os.O_CLOEXEC)
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "voicepool.zygote", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as undo:
+            ours, control = ipc.Channel.pair()
+            undo.callback(ours.close)
+            theirs.callback(control.close)
+            lifeline_read, lifeline = os.pipe2(os.O_CLOEXEC)
+            undo.callback(os.close, lifeline)
+            theirs.callback(os.close, lifeline_read)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "voicepool.zygote", str(control.fileno())],
+                pass_fds=[control.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env={**os.environ, **_ONE_THREAD},
+                env=_environment(),
             )
-            self._pidfd = os.pidfd_open(self._process.pid)
+            undo.callback(process.wait)
+            undo.callback(process.kill)
+            pidfd = os.pidfd_open(process.pid)
+            undo.callback(os.close, pidfd)
             channel: ipc.Channel[ipc.FromZygote] = ipc.Channel(ours, ipc.FromZygote)
             channel.send(self._configure(), [lifeline_read])
-        except OSError:
-            ours.close()
-            os.close(lifeline)
-            raise
-        finally:
-            theirs.close()
-            os.close(lifeline_read)
+            undo.pop_all()
+        self._process, self._pidfd = process, pidfd
         self._channel, self._lifeline = channel, lifeline
         self._gone.clear()
         self.restarts += 1
@@ -120,7 +131,6 @@ class Forker:
         self._set_timer(PRELOAD_SECONDS, self._hung)
 
     def _configure(self) -> ipc.Configure:
-        # Workers never check keys, so they shall not know them.
         settings = msgspec.to_builtins(replace(self._settings, api_keys=()))
         return ipc.Configure(
             version=ipc.PROTOCOL_VERSION,
@@ -163,7 +173,7 @@ class Forker:
         if self._timer is not None:
             self._timer.cancel()
         self._gone.set()
-        if self._closing:
+        if self._closing or self._broken:
             return
         self._failures += 1
         delay = min(BACKOFF_CAP, BACKOFF_BASE * 2 ** (self._failures - 1))
@@ -204,10 +214,18 @@ class Forker:
         """Ask for a worker, now or as soon as there is a zygote."""
         self._wanted[handle.number] = handle
         self._ask()
+        self._despair()
 
     def forget(self, handle: WorkerHandle) -> bool:
         """Whether the fork had not been asked for yet; then it will not be."""
         return self._wanted.pop(handle.number, None) is not None
+
+    def _despair(self) -> None:
+        """No zygote will ever come again: say so to whoever waits for a fork."""
+        while self._broken and self._wanted:
+            _, handle = self._wanted.popitem(last=False)
+            handle.abandon()
+            self._events.fork_failed(handle, self._broken, permanent=True)
 
     def _ask(self) -> None:
         while self._ready and self._wanted and self._channel is not None:
@@ -240,16 +258,16 @@ class Forker:
         assert self._channel is not None
         try:
             received = self._channel.receive()
+            if received is None:
+                self._loop.remove_reader(self._channel.fileno())
+                return False
+            self._dispatch(*received)
         except (BlockingIOError, ConnectionError):
             return False
         except IpcError:
             log.exception("zygote broke the control protocol")
             self._kill()
             return False
-        if received is None:
-            self._loop.remove_reader(self._channel.fileno())
-            return False
-        self._dispatch(*received)
         return True
 
     def _dispatch(self, message: ipc.FromZygote, fds: list[int]) -> None:
@@ -263,8 +281,9 @@ class Forker:
                 self._events.zygote_ready(message.paths, message.footprint)
                 self._ask()
             case ipc.ZygoteFailed():
-                self._closing = self._closing or message.permanent
+                self._broken = message.error if message.permanent else ""
                 self._events.zygote_failed(message.error, permanent=message.permanent)
+                self._despair()
             case ipc.Forked():
                 handle = self._answered(message.worker)
                 if handle is None:

@@ -221,12 +221,24 @@ class Supervisor:
                 self._handles[command.worker].assign(self._waiting.take(command.connection))
             case pool.Refuse():
                 self._refuse(command)
-            case pool.Stop():
-                log.info("worker told to stop", extra=_fields(command))
-                self._handles[command.worker].stop(command.reason)
-            case pool.Kill():
-                log.warning("worker killed", extra=_fields(command))
-                self._handles[command.worker].kill(command.reason)
+            case pool.Stop() | pool.Kill():
+                self._dismiss(command)
+
+    def _dismiss(self, command: pool.Stop | pool.Kill) -> None:
+        handle = self._handles[command.worker]
+        fields = {"worker": command.worker, "reason": command.reason.value}
+        if self.forker.forget(handle):
+            del self._handles[command.worker]
+            handle.abandon()
+            # No zygote has been asked for it, so there is no process to wait for.
+            self._tell(pool.ProcessExited(command.worker, "there was no zygote to fork it"))
+            self._finish_if_drained()
+        elif isinstance(command, pool.Stop):
+            log.info("worker told to stop", extra=fields)
+            handle.stop(command.reason)
+        else:
+            log.warning("worker killed", extra=fields)
+            handle.kill(command.reason)
 
     def _set_timer(self) -> None:
         deadline = self.pool.next_deadline
@@ -383,10 +395,6 @@ class Supervisor:
     def workers(self) -> dict[int, WorkerHandle]:
         """Live workers by number."""
         return self._handles
-
-
-def _fields(command: pool.Stop | pool.Kill) -> dict[str, object]:
-    return {"worker": command.worker, "reason": command.reason.value}
 
 
 def _access(settings: Settings) -> Access:

@@ -34,6 +34,14 @@ class Misconfigured(Echo):
         raise ConfigError("llm.temperature = 9: must be from 0 to 2")
 
 
+class MisconfiguredLater(Echo):
+    """Once the file that TROUBLE names exists."""
+
+    def preload(self) -> None:
+        if Path(os.environ["TROUBLE"]).exists():
+            raise ConfigError("llm.temperature = 9: must be from 0 to 2")
+
+
 class LeavesThread(Echo):
     def preload(self) -> None:
         threading.Thread(target=threading.Event().wait, daemon=True).start()
@@ -55,6 +63,14 @@ class HangsInPreload(Echo):
     def preload(self) -> None:
         Path(os.environ["TROUBLE"]).touch()
         ctypes.PyDLL(None).sleep(3600)
+
+
+class HangsInSecondPreload(Echo):
+    def preload(self) -> None:
+        flag = Path(os.environ["TROUBLE"])
+        if flag.exists():
+            ctypes.PyDLL(None).sleep(3600)
+        flag.touch()
 
 
 class HangsInWarmUp(Echo):
