@@ -21,9 +21,11 @@ PIECE_MS = 40
 def speech_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PoolServer]:
     """Two warm workers with the embedded engines, on loopback."""
     server = PoolServer(tmp_path_factory.mktemp("runtime"), app="", workers=2, spare=2)
-    server.stage("serving")
-    yield server
-    server.close()
+    try:
+        server.stage("serving")
+        yield server
+    finally:
+        server.close()
 
 
 def spoken(text: str, *, pause: float = 0.6) -> list[str]:
