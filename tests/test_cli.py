@@ -11,13 +11,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from voicepool import __version__, commands
 from voicepool.cli import main
-from voicepool.config import SPECS
+from voicepool.config import SPECS, Settings
 from voicepool.errors import ExitCode
+from voicepool.progress import Progress
+from voicepool.startup import banner
 
 ROOT = Path(__file__).parent.parent
 KEY = "0123456789abcdef-secret"
@@ -234,6 +238,22 @@ def test_start_hosts_an_app_of_the_users_own() -> None:
     with started("--app", "tests.apps.echo:create", "--workers", "1") as process:
         seen = until(process, "  workers")
         assert "app       tests.apps.echo:create" in seen
+
+
+def test_the_banner_says_when_fewer_workers_fit_than_were_asked_for() -> None:
+    server: Any = SimpleNamespace(  # as much of a Supervisor as a banner is about
+        url="ws://127.0.0.1:8001",
+        settings=Settings(app="a.b:c", workers=3, max_connections=3),
+        reception=SimpleNamespace(paths={"/b", "/a"}),
+    )
+    progress = Progress("serving", warm=1, target=3, detail="1 of 3 workers fit; lower --workers")
+    assert banner(server, progress, None).splitlines() == [
+        "ready",
+        "  address   ws://127.0.0.1:8001/a",
+        "  app       a.b:c",
+        "  workers   1 of 3 warm, up to 3 calls at once",
+        "  note      1 of 3 workers fit; lower --workers",
+    ]
 
 
 def refused(*arguments: str) -> str:

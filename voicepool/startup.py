@@ -14,7 +14,8 @@ from voicepool.logs import escape
 
 if TYPE_CHECKING:
     from voicepool.engines.registry import Choice
-    from voicepool.supervisor import Progress, Supervisor
+    from voicepool.progress import Progress
+    from voicepool.supervisor import Supervisor
 
 CALL_PATH = "/v1/realtime"
 EXAMPLE = Path("examples/hello.wav")
@@ -62,23 +63,14 @@ def banner(supervisor: Supervisor, progress: Progress, choice: Choice | None) ->
     else:
         rows["profile"] = f"{choice.profile} ({choice.why})"
         rows["engines"] = ", ".join(f"{stage} {name}" for stage, name in choice.engines.items())
-    rows["workers"] = workers(settings, progress)
+    calls = "1 call" if settings.max_connections == 1 else f"{settings.max_connections} calls"
+    rows["workers"] = f"{progress.warm} of {progress.target} warm, up to {calls} at once"
+    if progress.detail:
+        rows["note"] = escape(progress.detail)
     if path == CALL_PATH:
         rows["try"] = next_command(supervisor.url, sys.argv[0])
     lines = (f"  {name:8}  {value}" for name, value in rows.items())
     return "\n".join(("ready", *lines))
-
-
-def workers(settings: Settings, progress: Progress) -> str:
-    """Warm and wanted, and why they differ where they do."""
-    limit = settings.max_connections
-    calls = f"up to {limit} call{'' if limit == 1 else 's'} at once"
-    words = f"{progress.warm} of {progress.target} warm, {calls}"
-    if progress.warm < progress.target and progress.detail.startswith("budget:"):
-        device = progress.detail.removeprefix("budget:")
-        memory = "RAM" if device == "host" else f"memory of {device}"
-        words += f" (the {memory} holds no more: see ram_budget and ram_reserve)"
-    return words
 
 
 def next_command(url: str, program: str) -> str:
