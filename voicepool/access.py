@@ -19,6 +19,8 @@ from voicepool.request import Head
 KEY_SUBPROTOCOL = "openai-insecure-api-key."
 """How browsers, which cannot set headers, carry a key: as one more WebSocket subprotocol."""
 
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 
 @dataclass(frozen=True, slots=True)
 class Denied:
@@ -100,26 +102,25 @@ class Access:
     def client_address(self, head: Head, peer: str) -> str:
         """The caller's address: the peer's own, or, from a trusted proxy, the last address in
         X-Forwarded-For that is not a trusted proxy's."""
-        address = peer
+        address = _parse_address(peer)
+        if address is None:
+            return peer
         hops = [hop for hop in head.tokens("x-forwarded-for") if hop]
         while hops and self._is_proxy(address):
-            hop = hops.pop()
-            try:
-                address = str(ipaddress.ip_address(hop))
-            except ValueError:
+            hop = _parse_address(hops.pop())
+            if hop is None:
                 break
-        return address
+            address = hop
+        return str(address)
 
-    def _is_proxy(self, address: str) -> bool:
-        try:
-            ip = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(ip in network for network in self._proxies if ip.version == network.version)
+    def _is_proxy(self, address: _Address) -> bool:
+        return any(address in network for network in self._proxies)
 
     def _is_ours(self, name: str) -> bool:
         # An address cannot be rebound, so naming the server by one is always safe.
-        return name in self._hosts or name.endswith(".localhost") or _is_address(name)
+        return (
+            name in self._hosts or name.endswith(".localhost") or _parse_address(name) is not None
+        )
 
     def _origin_allowed(self, origin: str, host: str) -> bool:
         if "*" in self._origins or origin.lower() in self._origins:
@@ -159,12 +160,14 @@ def _host_name(host: str) -> str | None:
     return None if parts.username is not None or parts.path else parts.hostname
 
 
-def _is_address(name: str) -> bool:
+def _parse_address(text: str) -> _Address | None:
     try:
-        ipaddress.ip_address(name)
+        address = ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
+    # As a listener for both families names its IPv4 peers.
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
 def _shown(text: str) -> str:

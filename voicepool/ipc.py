@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 import msgspec
 
@@ -28,6 +28,9 @@ MAX_FDS: Final = 4
 class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """Base of all messages; the class name is the tag on the wire."""
 
+    fds: ClassVar[int] = 0
+    """How many descriptors ride along."""
+
 
 # --- supervisor → zygote ---------------------------------------------------------------------
 
@@ -35,6 +38,7 @@ class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 class Configure(Message, frozen=True):
     """First message to a zygote. fds: [read end of its life-line]."""
 
+    fds: ClassVar[int] = 1
     version: int
     app: str
     """MODULE:FACTORY, or "" for the speech app."""
@@ -47,6 +51,7 @@ class Configure(Message, frozen=True):
 class Fork(Message, frozen=True):
     """Fork one worker. fds: [its control socket, the read end of its life-line]."""
 
+    fds: ClassVar[int] = 2
     worker: int
     device: str
     tmpdir: str
@@ -77,6 +82,7 @@ class ZygoteFailed(Message, frozen=True):
 class Forked(Message, frozen=True):
     """The fork happened. fds: [the child's pidfd, opened before anybody could reap it]."""
 
+    fds: ClassVar[int] = 1
     worker: int
     pid: int
 
@@ -106,6 +112,7 @@ FromZygote = ZygoteReady | ZygoteFailed | Forked | ForkFailed | Reaped
 class Assign(Message, frozen=True):
     """Your one caller. fds: [the caller's socket, nothing read from it]."""
 
+    fds: ClassVar[int] = 1
     connection: int
     host: str
     port: int
@@ -125,8 +132,9 @@ ToWorker = Assign | Stop
 
 
 class Hello(Message, frozen=True):
-    """The forked worker runs its own main and begins to load."""
+    """The forked worker runs its own main and begins to load. fds: [its own pidfd]."""
 
+    fds: ClassVar[int] = 1
     version: int
     pid: int
 
@@ -169,7 +177,7 @@ FromWorker = Hello | Ready | Accepted | Ended | Beat | Failed
 
 # --- the channel -----------------------------------------------------------------------------
 
-In = TypeVar("In")
+In = TypeVar("In", bound=Message)
 
 
 class FdsLost(IpcError):
@@ -225,13 +233,19 @@ class Channel(Generic[In]):
                 raise IpcError(f"a control message is longer than {MAX_MESSAGE} bytes")
             if flags & socket.MSG_CTRUNC:
                 raise FdsLost("out of file descriptors: a passed socket was lost")
-            return self._decoder.decode(data), fds
-        except msgspec.MsgspecError as error:
-            _close_all(fds)
-            raise IpcError(f"a control message cannot be understood: {error}") from error
+            message = self._decode(data)
+            if len(fds) != message.fds:
+                raise IpcError(f"{type(message).__name__} came with {len(fds)} descriptors")
         except IpcError:
             _close_all(fds)
             raise
+        return message, fds
+
+    def _decode(self, data: bytes) -> In:
+        try:
+            return self._decoder.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise IpcError(f"a control message cannot be understood: {error}") from error
 
     def close(self) -> None:
         self.socket.close()

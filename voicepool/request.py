@@ -72,6 +72,8 @@ def parse_head(data: bytes) -> Head | None:
 
     Only the first MAX_HEAD bytes count, so that it does not matter how many have come at once.
     """
+    if not data:
+        return None  # h11 takes no bytes for the end of the connection
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD - 1)
     try:
         parser.receive_data(data[:MAX_HEAD])

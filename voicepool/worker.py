@@ -334,7 +334,11 @@ class Worker:
     def _take(self, assign: ipc.Assign, fd: int) -> None:
         connection = socket.socket(fileno=fd)
         self._caller = Caller(assign.connection, assign.host, assign.port, assign.identity)
-        self._send(ipc.Accepted(assign.connection))
+        try:
+            self.channel.send(ipc.Accepted(assign.connection))
+        except OSError:
+            # Unheard, so the supervisor will give its copy to another: it must stay unread.
+            os._exit(1)
         self.inbox.deliver(connection)
         self._assigned.set_result(self._caller)
 

@@ -113,7 +113,7 @@ class Zygote:
         if received is None:
             return False
         request, fds = received
-        if not isinstance(request, ipc.Fork) or len(fds) != 2:
+        if not isinstance(request, ipc.Fork):
             raise IpcError(f"the zygote did not expect {type(request).__name__}")
         self._fork(request, *fds)
         return True
@@ -235,7 +235,7 @@ def main() -> None:
     if received is None:
         return
     configure, fds = received
-    if not isinstance(configure, ipc.Configure) or len(fds) != 1:
+    if not isinstance(configure, ipc.Configure):
         raise IpcError(f"the zygote did not expect {type(configure).__name__}")
     # Until it is in its loop, only the kernel can end a zygote that hangs in an import.
     linux.arm_lifeline(fds[0])
