@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import msgspec
 import numpy as np
@@ -33,12 +33,24 @@ from voicepool.errors import ConfigError, EngineError, EngineUnavailable
 LONGEST_UTTERANCE = 20.0
 """Seconds. No phrase is near it; what is longer is not kept."""
 
+SHORTEST_UTTERANCE = 0.2
+"""Seconds. The decoder fails at sound that is shorter than a few frames."""
+
 BEAMS = {"beam": 1e-60, "pbeam": 1e-60, "wbeam": 1e-40}
 """Of the final decoder. With the defaults (1e-48, 1e-48, 7e-29) a third of the phrases that it
 misses are lost to pruning; wider ones than these cost more and find no more."""
 
 TINIEST = 1e-300
 """Likelihoods below underflow: a word of more than two seconds that fits badly."""
+
+# fmt: off
+PHONES = frozenset({
+    "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G", "HH",
+    "IH", "IY", "JH", "K", "L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH", "UH",
+    "UW", "V", "W", "Y", "Z", "ZH",
+})
+# fmt: on
+"""ARPABET as the en-us model and its dictionary have it, without stress marks."""
 
 Pronunciations = Mapping[str, Sequence[str]]
 
@@ -74,7 +86,9 @@ class PhraseRecognizer:
         words = _pronounce(self.phrasebook, acoustics.model)
         grammar = self.phrasebook.jsgf()
         self._live = _LiveDecoder(acoustics.phrases(words, grammar))
-        self._final = _FinalDecoder(acoustics.phrases(words, grammar, **BEAMS), acoustics.phones())
+        self._final = _FinalDecoder(
+            acoustics.phrases(words, grammar, **BEAMS), acoustics.phones(), words
+        )
 
     def load(self, device: str) -> None:
         if self._final is None:
@@ -94,13 +108,17 @@ class PhraseRecognizer:
     def judge(self, heard: Evidence) -> Transcript:
         """The final transcript: the phrase, or "" and the reason why it is not believed."""
         if not heard.text:
-            return Transcript("", final=True, confidence=0.0, rejected="nothing like a phrase")
+            return _refuse("nothing like a phrase")
         if self.phrasebook.match(heard.text) is None:
-            return Transcript("", final=True, confidence=0.0, rejected="an unfinished phrase")
+            return _refuse("an unfinished phrase")
         confidence = plausibility.confidence(heard)
         if self.reject and confidence < 0.5:
-            return Transcript("", final=True, confidence=confidence, rejected="an unlikely phrase")
+            return _refuse("an unlikely phrase", confidence)
         return Transcript(heard.text, final=True, confidence=confidence)
+
+
+def _refuse(why: str, confidence: float = 0.0) -> Transcript:
+    return Transcript("", final=True, confidence=confidence, rejected=why)
 
 
 class PhraseStream:
@@ -140,7 +158,9 @@ class PhraseStream:
     def snapshot(self) -> Transcript:
         if self._said is None:
             if self._too_long:
-                self._said = Transcript("", final=True, confidence=0.0, rejected="too long")
+                self._said = _refuse("too long")
+            elif len(self._pcm) < SHORTEST_UTTERANCE * INPUT_RATE * 2:
+                self._said = _refuse("too short")
             else:
                 self._said = self._recognizer.judge(self._final.hear(bytes(self._pcm)))
         return self._said
@@ -165,7 +185,7 @@ class _LiveDecoder:
     def __init__(self, decoder: Any) -> None:
         self._decoder = decoder
         self._owner: PhraseStream | None = None
-        self._past: list[PhraseStream] = []
+        self._past: WeakSet[PhraseStream] = WeakSet()
 
     def follow(self, stream: PhraseStream, pcm: bytes) -> str | None:
         """The words so far, None where this stream is not being followed."""
@@ -173,17 +193,19 @@ class _LiveDecoder:
             if stream in self._past:
                 return None
             if self._owner is not None:
-                self._past.append(self._owner)
+                self._past.add(self._owner)
                 self._decoder.end_utt()
-            self._owner = stream
             self._decoder.start_utt()
-        self._decoder.process_raw(pcm, False, False)
+            self._owner = stream
+        try:
+            self._decoder.process_raw(pcm, False, False)
+        except RuntimeError as error:
+            raise EngineError(f"pocketsphinx failed: {error}") from error
         found = self._decoder.hyp()
         return found.hypstr if found is not None else ""
 
     def leave(self, stream: PhraseStream) -> None:
-        if stream in self._past:
-            self._past.remove(stream)
+        self._past.discard(stream)
         if self._owner is stream:
             self._owner = None
             self._decoder.end_utt()
@@ -192,9 +214,10 @@ class _LiveDecoder:
 class _FinalDecoder:
     """Hears a whole utterance by the grammar, then by a loop of phones."""
 
-    def __init__(self, phrases: Any, phones: Any) -> None:
+    def __init__(self, phrases: Any, phones: Any, words: Pronunciations) -> None:
         self._phrases = phrases
         self._phones = phones
+        self._length = {word: len(spoken[0].split()) for word, spoken in words.items()}
 
     def hear(self, pcm: bytes) -> Evidence:
         """What there is in 16-bit sound at 16 kHz, with the grammar's best guess, complete or not.
@@ -202,24 +225,35 @@ class _FinalDecoder:
         Takes 0.09 s of one core per second of sound.
         """
         text, words = _decode(self._phrases, pcm)
-        phones = _decode(self._phones, pcm)[1] if text else ()
-        # The phone search gives scores in units of 2**10, the grammar search in ones.
+        phones = _decode(self._phones, pcm)[1] if text else []
         return Evidence(
-            text, words, tuple(replace(phone, score=phone.score * 1024) for phone in phones)
+            text,
+            tuple(_segment(it, self._length.get(it.word.partition("(")[0], 0)) for it in words),
+            tuple(_segment(it, int(it.word not in _SILENT_PHONES), _PHONE_SCALE) for it in phones),
         )
 
 
-def _decode(decoder: Any, pcm: bytes) -> tuple[str, tuple[Segment, ...]]:
-    decoder.start_utt()
-    decoder.process_raw(pcm, False, True)
-    decoder.end_utt()
+_SILENT_PHONES = {"SIL", "+NSN+", "+SPN+"}
+_PHONE_SCALE = 1024
+"""The phone search gives scores in units of 2**10, the grammar search in ones."""
+
+
+def _decode(decoder: Any, pcm: bytes) -> tuple[str, list[Any]]:
+    try:
+        decoder.start_utt()
+        try:
+            decoder.process_raw(pcm, False, True)
+        finally:
+            decoder.end_utt()  # else the next utterance could not start
+    except RuntimeError as error:
+        raise EngineError(f"pocketsphinx failed: {error}") from error
     found = decoder.hyp()
-    if found is None:
-        return "", ()
-    return found.hypstr, tuple(
-        Segment(part.word, part.start_frame, part.end_frame, math.log(max(part.ascore, TINIEST)))
-        for part in decoder.seg()
-    )
+    return ("", []) if found is None else (found.hypstr, list(decoder.seg()))
+
+
+def _segment(found: Any, phones: int, scale: int = 1) -> Segment:
+    score = scale * math.log(max(found.ascore, TINIEST))
+    return Segment(found.word, found.start_frame, found.end_frame, score, phones)
 
 
 class _Acoustics:
@@ -273,6 +307,13 @@ def _pronounce(phrasebook: book.Phrasebook, model: Path) -> Pronunciations:
     found: dict[str, list[str]] = {
         word: list(phones) for word, phones in phrasebook.pronunciations.items() if word in needed
     }
+    for word, phones in ((word, phones) for word, many in found.items() for phones in many):
+        for phone in phones.split():
+            if phone not in PHONES:
+                raise ConfigError(
+                    f"pronunciation of {word!r}: no phone {phone!r}; "
+                    f"{engine_options.nearest(phone, PHONES)}"
+                )
     given = set(found)
     for word, phones in _dictionary(model / "cmudict-en-us.dict"):
         if word in needed and word not in given:
