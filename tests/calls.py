@@ -82,6 +82,11 @@ class Call:
                         return event
                 await self._told.wait()
 
+    def forget(self) -> None:
+        """Drop the events so far."""
+        self.events.clear()
+        self._seen = 0
+
     def kinds(self, *without: type[Any]) -> list[str]:
         """The names of all events so far, runs of one kind as one."""
         names: list[str] = []

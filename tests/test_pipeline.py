@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -624,3 +626,31 @@ async def test_a_closed_pipeline_leaves_nothing_behind() -> None:
     seen = len(call.events)
     await call.pipeline.push_audio(speech(300))
     assert len(call.events) == seen
+
+
+async def test_two_hundred_turns_leave_no_memory_behind() -> None:
+    stt = ScriptedRecognizer()
+    async with Call(engines(stt=stt), PipelineSettings(transcribe=False)) as call:
+
+        async def turn() -> None:
+            await call.hear(*TURN)
+            await call.next(ResponseDone)
+            call.clock.now += 60
+            for item_id in call.pipeline.history.ids:
+                call.pipeline.delete(item_id)
+            call.forget()
+            stt.heard.clear()
+            stt.streams.clear()
+
+        for _ in range(10):
+            await turn()
+        gc.collect()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(200):
+            await turn()
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+    # One turn's sound alone is 100 kB: keeping it, or the reply's, would be 20 MB.
+    assert grown < 300_000
