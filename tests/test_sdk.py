@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -231,3 +233,22 @@ async def test_mistakes_leave_the_session_usable(speech_server: PoolServer) -> N
         await connection.response.cancel()
         done = await call.until("response.done")
         assert done.response.status_details.reason == "client_cancelled"
+
+
+async def test_the_example_of_the_documentation(speech_server: PoolServer, tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
+    example = text.partition("```python\n")[2].partition("```")[0]
+    assert "ws://127.0.0.1:8000" in example
+    script = tmp_path / "example.py"
+    script.write_text(example.replace("ws://127.0.0.1:8000", speech_server.url))
+    sound = b"".join(map(base64.b64decode, spoken("what is your favorite color")))
+    (tmp_path / "hello.pcm").write_bytes(sound)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), cwd=tmp_path, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(DEADLINE):
+        told, _ = await process.communicate()
+    assert process.returncode == 0
+    assert b"you:   what is your favorite color" in told
+    assert b"voice: " in told
+    assert len((tmp_path / "reply.pcm").read_bytes()) > 24_000

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.realtime import Brackets, validate
 from voicepool.audio import Resampler
 from voicepool.engines.base import ChatRequest, Engines, Finished, TextDelta
 from voicepool.errors import EngineError
+from voicepool.sending import HARD_LIMIT, Sender
 from voicepool.speech import SpeechApp
 from voicepool.wire.realtime.config import RATE
 
@@ -358,38 +360,73 @@ async def test_a_client_that_vanishes_leaves_nothing(how: str, when: str) -> Non
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_a_client_that_never_reads_is_cut_off(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def dial(port: int) -> tuple[socket.socket, Callable[[bytes], Awaitable[None]]]:
+    """A WebSocket client that never reads, and how to send one text frame of its."""
+    raw = socket.create_connection(("127.0.0.1", port))
+    raw.setblocking(False)
+    loop = asyncio.get_running_loop()
+    handshake = (
+        "GET /v1/realtime HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    await loop.sock_sendall(raw, handshake.encode())
+
+    async def send(payload: bytes) -> None:
+        length = len(payload).to_bytes(8, "big")
+        await loop.sock_sendall(raw, bytes([0x81, 0x80 | 127]) + length + bytes(4) + payload)
+
+    return raw, send
+
+
+class Watched(Sender):
+    """Keeps how much was ever pending, and gives up soon."""
+
+    most = 0
+
+    def __init__(self, websocket: ServerConnection) -> None:
+        super().__init__(websocket, write_deadline=0.5)
+
+    def put(self, data: bytes, audio_of: str = "") -> None:
+        super().put(data, audio_of)
+        Watched.most = max(Watched.most, self.pending)
+
+
+@pytest.mark.parametrize("greed", ["a long reply", "many answers"])
+async def test_a_client_that_never_reads_costs_little_and_is_cut_off(
+    greed: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It has asked for more than the buffers between us hold, and reads none of it."""
+    """It asks for more than the buffers between us hold, and reads none of it."""
     caplog.set_level(logging.INFO, "voicepool.session")
-    monkeypatch.setattr("voicepool.sending.Sender.__init__.__defaults__", (0.5,))
-    words = "word " * 2_000
-    async with hosting(SpeechApp(engines(says(words)))) as (host, port):
-        raw = socket.create_connection(("127.0.0.1", port))
-        raw.setblocking(False)
-        loop = asyncio.get_running_loop()
-        handshake = (
-            "GET /v1/realtime HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
-        await loop.sock_sendall(raw, handshake.encode())
-        item = {"type": "message", "role": "user", "content": []}
-        create = {"type": "conversation.item.create", "item": item}
-        for event in (create, {"type": "response.create"}):
-            await loop.sock_sendall(raw, masked(json.dumps(event).encode()))
+    monkeypatch.setattr("voicepool.session.Sender", Watched)
+    monkeypatch.setattr(Watched, "most", 0)
+    part = {"type": "input_text", "text": "x" * 400_000}
+    item = {"id": "a", "type": "message", "role": "user", "content": [part]}
+    asking = {"a long reply": "response.create", "many answers": "conversation.item.retrieve"}
+    ask = json.dumps({"type": asking[greed], "item_id": "a"}).encode()
+    async with hosting(SpeechApp(engines(says("word " * 2_000)))) as (host, port):
+        raw, send = await dial(port)
+        await send(json.dumps({"type": "conversation.item.create", "item": item}).encode())
+        with contextlib.suppress(OSError):
+            for _ in range(1 if greed == "a long reply" else 200):
+                await send(ask)
         call = await host.ended()
         raw.close()
     assert call.exception() is None
     assert [vars(each)["ended"] for each in caplog.records if "ended" in vars(each)] == [
         "client too slow"
     ]
+    assert 0 < Watched.most < HARD_LIMIT + (1 << 20)
 
 
-def masked(payload: bytes) -> bytes:
-    """One short text frame of a client, with a mask of zeros."""
-    assert len(payload) < 126
-    return bytes([0x81, 0x80 | len(payload), 0, 0, 0, 0]) + payload
+async def test_text_that_is_not_unicode_ends_the_call_with_1007() -> None:
+    """RFC 6455, section 8.1."""
+    async with calling(engines()) as (client, host):
+        await client.websocket.send(b'{"type": "\xff"}', text=True)
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.until("error")
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1007
+        assert (await host.ended()).exception() is None
 
 
 # --- the host ends the call ------------------------------------------------------------------
