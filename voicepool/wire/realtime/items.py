@@ -35,8 +35,8 @@ Item = dict[str, Any]
 # --- what the server writes ------------------------------------------------------------------
 
 
-def user_audio(item_id: str, transcript: str | None = None) -> Item:
-    return _message(item_id, "user", [{"type": "input_audio", "transcript": transcript}])
+def user_audio(item_id: str) -> Item:
+    return _message(item_id, "user", [{"type": "input_audio", "transcript": None}])
 
 
 def assistant(item_id: str, status: str, content: list[dict[str, Any]]) -> Item:
