@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import os
 import socket
@@ -404,6 +405,39 @@ async def test_the_sound_arrives_whole_and_in_order_and_then_silence(tmp_path: P
     received = np.frombuffer(b"".join(heard), "<i2")
     np.testing.assert_allclose(received[: len(sound)], sound, atol=1)
     assert not received[len(sound) :].any()
+
+
+async def test_fast_waits_although_the_server_notices_speech_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(talking, "NO_SPEECH", 0.05)
+    loud, quiet = np.full(RATE // 5, 8000, np.int16), np.zeros(RATE, np.int16)
+    write_wav(tmp_path / "in.wav", np.concatenate((loud, quiet, loud)), RATE)
+    heard: list[str] = []
+
+    async def slow(websocket: ServerConnection) -> None:
+        await greet(websocket)
+        for item in ("u", "v"):
+            await hear(websocket, item)
+            quiet_pieces = 0
+            while quiet_pieces < 100:  # then it answers: 40 after the 800 ms that end a turn
+                sound = base64.b64decode(json.loads(await websocket.recv())["audio"])
+                quiet_pieces = 0 if any(sound) else quiet_pieces + 1
+                heard.append("loud" if any(sound) else "quiet")
+            heard.append("answer")
+            await answer(websocket)
+        await drain(websocket)
+
+    async with scripted(slow) as url:
+        report = await attempt(url, tmp_path / "in.wav", tmp_path / "a.wav", fast=True)
+    assert [turn.answered for turn in report.dialogue.turns] == [True, True]
+    assert heard.index("answer") < len(heard) - 1 - heard[::-1].index("loud")
+    assert [kind for kind, _ in itertools.groupby(heard) if kind != "quiet"] == [
+        "loud",
+        "answer",
+        "loud",
+        "answer",
+    ]
 
 
 def test_utterances_are_cut_in_long_pauses_only() -> None:

@@ -195,9 +195,10 @@ class _Call:
                     await self._send_sound(piece)
         elif self._options.fast:
             for utterance in utterances(sound):
+                known = len(self._dialogue.turns)  # before a server can notice this one
                 for piece in _pieces(utterance):
                     await self._send_sound(piece)
-                await self._until_answered(len(self._dialogue.turns))
+                await self._until_answered(known)
         else:
             await self._send_paced(_pieces(sound))
             await self._until_answered(0)
