@@ -46,7 +46,9 @@ class Session:
         pipeline: SpeechPipelineManager,
         *,
         call_limit: float = 3600.0,
+        log_level: int = logging.INFO,
     ) -> None:
+        self._log_level = log_level
         self._websocket = websocket
         self._protocol = protocol
         self._pipeline = pipeline
@@ -59,7 +61,7 @@ class Session:
     async def run(self) -> None:
         """Serve until the client hangs up. Any other exception is a fault of ours."""
         began = asyncio.get_running_loop().time()
-        log.info("session began")
+        log.log(self._log_level, "session began")
         ended = "fault"
         try:
             await self._race()
@@ -77,7 +79,7 @@ class Session:
         finally:
             seconds = round(asyncio.get_running_loop().time() - began, 3)
             figures = {**self._counts, "sent": self._sender.sent, "seconds": seconds}
-            log.info("session ended", extra={"ended": ended, **figures})
+            log.log(self._log_level, "session ended", extra={"ended": ended, **figures})
 
     async def _race(self) -> None:
         """All three tasks until one ends, which ends the call; raises what that one raised."""

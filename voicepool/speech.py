@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
 
 from voicepool import logs
+from voicepool.app import caller
 from voicepool.audio import Resampler, Windows, to_pcm16
 from voicepool.config import Settings
 from voicepool.engines import registry
@@ -134,9 +136,17 @@ class SpeechApp:
             voice=next(iter(self._engines.tts.voices), "default"),
         )
         protocol = RealtimeProtocol(defaults, _new_id)
-        with logs.context(session=session_id):
+        talker = caller.get(None)
+        rehearsed = talker is not None and not talker.host
+        with logs.context(session=session_id, connection=talker.connection if talker else None):
             async with SpeechPipelineManager(self._engines, protocol.settings) as pipeline:
-                session = Session(websocket, protocol, pipeline, call_limit=self._call_limit)
+                session = Session(
+                    websocket,
+                    protocol,
+                    pipeline,
+                    call_limit=self._call_limit,
+                    log_level=logging.DEBUG if rehearsed else logging.INFO,
+                )
                 await session.run()
 
 
