@@ -198,6 +198,7 @@ class _Call:
                 known = len(self._dialogue.turns)  # before a server can notice this one
                 for piece in _pieces(utterance):
                     await self._send_sound(piece)
+                    await asyncio.sleep(0)  # sending alone may never let the listener run
                 await self._until_answered(known)
         else:
             await self._send_paced(_pieces(sound))
