@@ -62,9 +62,7 @@ class WaitingRoom:
         self._watch.close()
 
     def _hung_up(self, fd: int) -> None:
-        candidate = self._by_fd.pop(fd, None)
-        if candidate is None:
-            return  # taken since this was polled
+        candidate = self._by_fd.pop(fd)
         del self._by_connection[candidate.connection]
         candidate.visitor.sock.close()
         self._on_lost(candidate.connection)

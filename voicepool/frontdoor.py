@@ -383,6 +383,7 @@ class HangupWatch:
     def __init__(self, on_hangup: Callable[[int], None]) -> None:
         """`on_hangup(fd)` is called once; the fd is no longer watched by then."""
         self._epoll = select.epoll()
+        self._watched: set[int] = set()
         self._on_hangup = on_hangup
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._epoll.fileno(), self._poll)
@@ -390,10 +391,12 @@ class HangupWatch:
     def watch(self, fd: int) -> None:
         """HUP and ERR are always reported; RDHUP is the peer's half-close."""
         self._epoll.register(fd, select.EPOLLRDHUP)
+        self._watched.add(fd)
 
     def forget(self, fd: int) -> None:
         """Stop watching; a descriptor that is not watched is fine."""
-        with contextlib.suppress(FileNotFoundError):
+        if fd in self._watched:
+            self._watched.remove(fd)
             self._epoll.unregister(fd)
 
     def close(self) -> None:
@@ -402,8 +405,10 @@ class HangupWatch:
 
     def _poll(self) -> None:
         for fd, _ in self._epoll.poll(0):
-            self.forget(fd)
-            self._on_hangup(fd)
+            # What one hang-up causes may have closed another socket of this batch.
+            if fd in self._watched:
+                self.forget(fd)
+                self._on_hangup(fd)
 
 
 def _has_end(data: bytes) -> bool:
