@@ -409,11 +409,17 @@ class Worker:
         lost = self._loop.create_task(connection.lost.wait())
         await self._first(lost, self._handled, self._stopped)
         if self._handler is not None and self._stopped.done():
-            self._handler.cancel()
+            # The reason rides along for an app that wants to tell its caller.
+            self._handler.cancel(self._stopped.result())
         ends: set[asyncio.Future[Any]] = {lost}
         if self._handler is not None:
             ends.add(self._handled)
-        await asyncio.wait(ends, timeout=LINGER_SECONDS)
+        # Told to stop, the app may first put its things in order; the supervisor's patience with
+        # both together is stop_timeout.
+        patience = LINGER_SECONDS
+        if self._stopped.done():
+            patience = max(patience, 0.8 * self.settings.stop_timeout)
+        await asyncio.wait(ends, timeout=patience)
         if not lost.done():
             # It has said goodbye, or should have, and keeps the connection open all the same.
             connection.transport.abort()
