@@ -12,7 +12,7 @@ import pytest
 from tests.calls import until
 from tests.instruments import ScriptedRecognizer, ToneSynthesizer, speech
 from voicepool.errors import EngineError
-from voicepool.stages import MOST_JOBS, EngineThread, Span, Speaker, StageFailed, Utterance
+from voicepool.stages import MOST_JOBS, EngineThread, Span, Speaker, Utterance, stage_failed
 from voicepool.tasks import TaskSet
 from voicepool.turns import LONGEST_TURN
 
@@ -99,6 +99,26 @@ async def test_waiting_jobs_are_bounded() -> None:
     gate.set()
     await until(lambda: thread._jobs.empty())
     assert await thread.close(10)
+
+
+async def test_a_thread_with_too_much_to_do_is_closed_too() -> None:
+    thread = EngineThread("engine", 10)
+    gate, began = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        began.set()
+        gate.wait(10)
+
+    thread.post(hold)
+    await until(began.is_set)
+    for _ in range(MOST_JOBS):
+        thread.post(lambda: None)
+    assert not await thread.close(0.01)
+    gate.set()
+    thread_ended = [each for each in threading.enumerate() if each.name == "engine"]
+    for each in thread_ended:
+        each.join(10)
+        assert not each.is_alive()
 
 
 async def test_a_closed_thread_takes_no_work() -> None:
@@ -225,6 +245,6 @@ async def test_two_replies_are_spoken_clause_by_clause() -> None:
 
 
 async def test_a_stage_failure_says_nothing_of_the_inside() -> None:
-    failure = StageFailed("tts", ValueError("/secret/path"))
+    failure = stage_failed("tts", ValueError("/secret/path"))
     assert failure.stage == "tts"
     assert "secret" not in str(failure)

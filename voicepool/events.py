@@ -264,7 +264,7 @@ class Interrupted:
     """The caller spoke over the reply: stop playing. Comes right after SpeechStarted.
 
     If the response was still being made, its MessageDone and ResponseDone follow at once. Left out
-    where the response has no message yet.
+    where the response has no message yet, or is text alone.
     """
 
     response_id: str

@@ -28,7 +28,7 @@ from voicepool.engines.base import (
 )
 from voicepool.errors import EngineError
 from voicepool.sentences import Clause, Clauses
-from voicepool.stages import Span, Speaker, Stage, StageFailed
+from voicepool.stages import Span, Speaker, Stage, StageFailed, stage_failed
 from voicepool.tasks import TaskSet
 
 logger = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class Generation:
         except StopAsyncIteration:
             return
         except Exception as error:
-            raise StageFailed("llm", error) from error
+            raise stage_failed("llm", error) from error
         finally:
             await self._close_model()
 
@@ -216,7 +216,7 @@ class Generation:
         await self._hand_over(self._splitter.flush())
         await self._clauses.join()
         if self._asked_to_speak and not self._spoken:
-            raise StageFailed("tts", EngineError("no sound for a whole message"))
+            raise stage_failed("tts", EngineError("no sound for a whole message"))
         await self._parts.put(MessageEnd(complete))
         self._in_message = self._asked_to_speak = False
         self._spoken = 0.0

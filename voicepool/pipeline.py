@@ -187,8 +187,8 @@ class SpeechPipelineManager:
     async def commit(self) -> str:
         """End the turn now, as a manual client does; returns the item id.
 
-        No response is made by it. Raises BufferTooSmall (with `.milliseconds`) when less than
-        100 ms are buffered."""
+        No response is made by it. Between detected turns only the sound that a turn would begin
+        with is buffered. Raises BufferTooSmall (with `.milliseconds`) when less than 100 ms are."""
         async with self._input:
             in_turn = self._listener.in_turn
             utterance = self._listener.commit()
@@ -368,10 +368,12 @@ class SpeechPipelineManager:
     # -- making replies
 
     def _answer(self, turn: _Turn) -> None:
+        settings = self._settings
+
         async def prepare(response: Response) -> Generation:
             await self._transcribed(response, turn)
-            request = asking.chat_request(self._settings, response.request, self.history.messages())
-            voice = asking.voice(self._settings, response.request)
+            request = asking.chat_request(settings, response.request, self.history.messages())
+            voice = asking.voice(settings, response.request)
             speculation, self._speculation = self._speculation, None
             ready = speculation.take(request, voice) if speculation else None
             response.stopwatch.speculated = ready is not None
@@ -380,23 +382,27 @@ class SpeechPipelineManager:
         self._replies.answer(self._response(ResponseRequest(), turn.confirmed, prepare))
 
     def _requested(self, request: ResponseRequest) -> Response:
-        response = self._response(request, time.monotonic(), self._prepare_requested)
+        settings = self._settings
+
+        async def prepare(response: Response) -> Generation:
+            said = request.messages
+            if said is None:
+                await self._last_transcribed(response)
+                said = self.history.messages()
+            chat = asking.chat_request(settings, request, said)
+            return self._generate(chat, asking.voice(settings, request))
+
+        response = self._response(request, time.monotonic(), prepare)
         response.requested = True
         return response
 
-    async def _prepare_requested(self, response: Response) -> Generation:
-        request = response.request
-        said = request.messages
-        if said is None:
-            turn = self._last_turn
-            # A turn that could not be transcribed matters no more once something came after it.
-            if turn is not None and (
-                not turn.transcribing.done() or self.history.last_id == turn.entry.item_id
-            ):
-                await self._transcribed(response, turn)
-            said = self.history.messages()
-        chat = asking.chat_request(self._settings, request, said)
-        return self._generate(chat, asking.voice(self._settings, request))
+    async def _last_transcribed(self, response: Response) -> None:
+        turn = self._last_turn
+        if turn is None:
+            return
+        # A turn that could not be transcribed matters no more once something came after it.
+        if not turn.transcribing.done() or self.history.last_id == turn.entry.item_id:
+            await self._transcribed(response, turn)
 
     async def _transcribed(self, response: Response, turn: _Turn) -> None:
         # Shielded: a response that is cancelled must not take the turn's transcript with it.

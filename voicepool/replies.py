@@ -85,9 +85,10 @@ class Replies:
 
     def stopped_playing(self, item_id: str) -> None:
         """The caller's side has stopped playing a message of a response that is over."""
-        for response in self._made:
+        playing = [response for response in self._made if response.unplayed()]
+        for response in playing:
             response.stopped_playing(item_id)
-        if self.idle:
+        if playing and self.idle:
             self._on_ended(self._unplayed())
 
     def close(self) -> None:

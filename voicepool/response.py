@@ -165,7 +165,7 @@ class Response:
         if self._messages and not self._messages[-1].done:
             self._end_message(complete=False)
         if self.started:
-            self._told_done(status, reason, message)
+            self._tell_done(status, reason, message)
         self.on_closed(self)
 
     def unplayed(self) -> float:
@@ -332,7 +332,7 @@ class Response:
         text = message.playback.text
         message.playback.text = text[: len(text) - unread]
 
-    def _told_done(self, status: Status, reason: str, message: str) -> None:
+    def _tell_done(self, status: Status, reason: str, message: str) -> None:
         usage = self._usage
         self.channel.outbox.put(
             ResponseDone(

@@ -52,11 +52,16 @@ _FOR_CALLERS: dict[Stage, str] = {
 class StageFailed(EngineError):
     """A stage could not do its work; the message is fit for the caller."""
 
-    def __init__(self, stage: Stage, cause: BaseException) -> None:
+    def __init__(self, stage: Stage) -> None:
         super().__init__(_FOR_CALLERS[stage])
         self.stage = stage
-        # The kind only: an engine's message may quote what was said.
-        logger.warning("a stage failed", extra={"stage": stage, "error": type(cause).__name__})
+
+
+def stage_failed(stage: Stage, cause: Exception) -> StageFailed:
+    """The failure to raise for `cause`, which is logged by its kind only: an engine's message may
+    quote what was said."""
+    logger.warning("a stage failed", extra={"stage": stage, "error": type(cause).__name__})
+    return StageFailed(stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +148,9 @@ class EngineThread:
             self._closed = True
             return True
         self._closed = True
-        try:
-            self._jobs.put_nowait(None)
-        except queue.Full:
-            return False
+        if self._jobs.full():
+            self._jobs.get_nowait()  # whoever asked for it has gone
+        self._jobs.put_nowait(None)
         done, _ = await asyncio.wait([asyncio.wrap_future(self._ended)], timeout=timeout)
         if done:
             self._thread.join()  # it has nothing left to do
@@ -311,7 +315,7 @@ class Utterance:
 
     def _fail(self, error: Exception) -> StageFailed:
         if self._failure is None:
-            self._failure = StageFailed("stt", error)
+            self._failure = stage_failed("stt", error)
         self._backlog.clear()
         self._drained.set()
         return self._failure
@@ -382,4 +386,4 @@ class Speaker:
         try:
             return await self._thread.run(work)
         except Exception as error:
-            raise StageFailed("tts", error) from error
+            raise stage_failed("tts", error) from error
