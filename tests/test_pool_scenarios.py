@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.pool_world import MB, PLENTY, SMALL, Driver, settings, spawns
+from tests.pool_world import MB, PLENTY, SMALL, Driver, settings, situation, spawns
 from voicepool.budget import BudgetSettings, Cost
 from voicepool.pool import (
     Assign,
     ConnectionArrived,
     ConnectionLost,
+    ConnectionState,
     DrainRequested,
     Heartbeat,
     Kill,
@@ -212,6 +213,15 @@ def test_a_heartbeat_renews_the_deadline_of_idle_and_serving_workers() -> None:
     assert driver.tick() == [Kill(1, Reason.HEARTBEAT_TIMEOUT)]
 
 
+@pytest.mark.parametrize("state", [W.WARMING, W.ASSIGNED, W.RETIRING, W.KILLING])
+def test_a_heartbeat_renews_no_other_deadline(state: WorkerState) -> None:
+    connection = {W.ASSIGNED: ConnectionState.OFFERED, W.RETIRING: ConnectionState.DONE}
+    driver = situation(state, connection.get(state))
+    deadline = driver.pool.next_deadline
+    driver.send(Heartbeat(1, SMALL), after=0.5)
+    assert driver.pool.next_deadline == deadline
+
+
 def test_what_was_read_before_the_tick_counts_however_late_it_was_read() -> None:
     driver = Driver(settings(2, heartbeat_timeout=6.0))
     driver.warm()
@@ -316,6 +326,16 @@ def test_a_second_drain_request_ends_the_calls_at_once() -> None:
     driver.send(DrainRequested())
     assert driver.send(DrainRequested()) == [Stop(1, Reason.DRAINING)]
     assert driver.send(SessionAccepted(2)) == [Stop(2, Reason.DRAINING)], "as soon as it can be"
+
+
+def test_an_acknowledgement_found_after_the_kill_needs_no_order_to_stop() -> None:
+    driver = Driver(settings(1))
+    driver.warm()
+    driver.offer(1)
+    driver.send(DrainRequested())
+    driver.send(DrainRequested())
+    assert driver.tick() == [Kill(1, Reason.ACK_TIMEOUT)]
+    assert driver.send(SessionAccepted(1)) == []
 
 
 def test_a_caller_whose_worker_dies_while_draining_is_refused() -> None:

@@ -44,6 +44,7 @@ def test_without_spare_the_successor_is_spawned_when_the_worker_has_exited() -> 
     driver.send(SessionAccepted(worker))
     assert driver.pool.snapshot().target == 1
     assert driver.send(SessionEnded(worker, SMALL)) == []
+    assert driver.pool.snapshot().target == 1, "one that is leaving still takes a place"
     assert driver.send(ProcessExited(worker)) == [Spawn(3, HOST)]
 
 
@@ -153,6 +154,15 @@ def test_a_caller_is_served_by_a_stale_worker_rather_than_refused() -> None:
     assert driver.offer(1) == 2
 
 
+def test_a_fresh_worker_is_handed_out_before_a_stale_one() -> None:
+    driver = Driver(settings(2, max_connections=4))
+    driver.warm()
+    driver.send(ReloadRequested())
+    driver.ready(3)
+    assert driver.of(W.IDLE) == [2, 3]
+    assert [driver.offer(connection) for connection in (1, 2)] == [3, 2]
+
+
 def test_a_reload_stops_those_that_are_coming_and_leaves_calls_alone() -> None:
     driver = Driver(settings(2))
     driver.ready(1)
@@ -179,6 +189,14 @@ def test_fewer_connections_after_a_reload_leave_no_room_for_idle_workers_beside_
     driver.warm()
     commands = driver.send(ReloadRequested(settings(2, max_connections=2)))
     assert commands == [Stop(3, Reason.RELOAD), Stop(4, Reason.RELOAD)]
+
+
+def test_the_death_of_a_stale_worker_does_not_hold_up_its_successors() -> None:
+    driver = Driver(settings(2))
+    driver.warm()
+    driver.send(ReloadRequested())
+    assert driver.send(ProcessExited(2, "the old code was broken")) == [Spawn(3, HOST)]
+    assert driver.pool.snapshot().failures == 0
 
 
 def test_a_stale_worker_proves_nothing_about_new_code() -> None:
