@@ -88,7 +88,10 @@ def test_what_asks_for_a_websocket(data: bytes, upgrades: bool) -> None:
         (b"hello\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n\r\n", 400),  # no Host
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", None),  # obsolete, but HTTP
+        (b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\tfolded\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\nHost: a\n\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\n", 400),
         (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n", 400),
@@ -99,9 +102,19 @@ def test_what_asks_for_a_websocket(data: bytes, upgrades: bool) -> None:
         (b"GET /" + b"x" * MAX_HEAD, 431),
     ],
 )
-def test_refusals(data: bytes, status: int | None) -> None:
-    found = verdict(data)
-    assert found == status if status else isinstance(found, Head)
+def test_refusals(data: bytes, status: int) -> None:
+    assert verdict(data) == status
+
+
+def test_line_ends_of_a_body_are_no_business_of_the_head() -> None:
+    assert isinstance(verdict(GET + b"a\n b\n"), Head)
+
+
+def test_body() -> None:
+    assert not headed().has_body
+    assert not headed(b"Content-Length: 0").has_body
+    assert headed(b"Content-Length: 5").has_body
+    assert headed(b"Transfer-Encoding: chunked").has_body
 
 
 def test_a_refusal_does_not_send_back_a_whole_head() -> None:

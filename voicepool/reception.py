@@ -69,6 +69,8 @@ class Reception:
                 {"Upgrade": "websocket"},
                 head=head.method == "HEAD",
             )
+        if head.has_body:
+            return refuse(400, "a WebSocket request has no body", "bad_request")
         admitted = self._access.check_key(head)
         if isinstance(admitted, Denied):
             return _deny(admitted, head)

@@ -58,6 +58,12 @@ class Head:
         return [token.strip() for value in self.all(name) for token in value.split(",")]
 
     @property
+    def has_body(self) -> bool:
+        """Whether a body follows; some devices say that theirs is 0 bytes long."""
+        lengths = any(value != "0" for value in self.all("content-length"))
+        return lengths or any(True for _ in self.all("transfer-encoding"))
+
+    @property
     def upgrades(self) -> bool:
         """Whether this asks for a WebSocket."""
         return (
@@ -74,9 +80,10 @@ def parse_head(data: bytes) -> Head | None:
     """
     if not data:
         return None  # h11 takes no bytes for the end of the connection
+    data = data[:MAX_HEAD]
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD - 1)
     try:
-        parser.receive_data(data[:MAX_HEAD])
+        parser.receive_data(data)
         event = parser.next_event()
     except h11.RemoteProtocolError as error:
         if error.error_status_hint == 431:
@@ -87,6 +94,7 @@ def parse_head(data: bytes) -> Head | None:
         return None
     if not isinstance(event, h11.Request):
         raise BadRequest(400, "this is not an HTTP/1.1 request")
+    _check_lines(data[: len(data) - len(parser.trailing_data[0])])
     return Head(
         method=event.method.decode("ascii"),
         target=event.target.decode("ascii"),
@@ -94,3 +102,11 @@ def parse_head(data: bytes) -> Head | None:
             (name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers
         ),
     )
+
+
+def _check_lines(head: bytes) -> None:
+    """Refuse what h11 lets pass but the worker's parser does not: there must be one meaning."""
+    if b"\n" in head.replace(b"\r\n", b""):
+        raise BadRequest(400, "the lines of a request head must end with CR and LF")
+    if b"\n " in head or b"\n\t" in head:
+        raise BadRequest(400, "header lines must not be folded")
