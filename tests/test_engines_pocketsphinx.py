@@ -82,6 +82,16 @@ def test_utterances_that_overlap_do_not_mix(
     after.close()
 
 
+@pytest.mark.parametrize("gain", [1.0, 0.1])
+@pytest.mark.parametrize("text", ["hello there computer", CAPITAL, "tell me a very long story"])
+def test_digital_silence_and_a_low_voice_are_no_obstacle(
+    recognizer: pocketsphinx.PhraseRecognizer, text: str, gain: float
+) -> None:
+    stream = recognizer.stream()
+    stream.feed(noisy(say(text, rate=150) * np.float32(gain), seed=0, level=0.0))
+    assert stream.finish().text == text
+
+
 @pytest.mark.parametrize(
     "sound",
     [
