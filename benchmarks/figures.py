@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -128,7 +129,7 @@ def _spread(ours: Sequence[float], reference: Sequence[float]) -> tuple[float, f
 
 def _parts(samples: Sequence[float]) -> list[Sequence[float]]:
     edges = [len(samples) * i // ROUNDS for i in range(ROUNDS + 1)]
-    return [samples[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [samples[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def document(figures: Sequence[Figure], conditions: Mapping[str, Any]) -> dict[str, Any]:

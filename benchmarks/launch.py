@@ -16,7 +16,8 @@ from websockets.asyncio.server import serve
 from benchmarks.apps import greet
 from voicepool import logs
 from voicepool.config import Settings
-from voicepool.supervisor import Progress, Supervisor, supervise
+from voicepool.progress import Progress
+from voicepool.supervisor import Supervisor, supervise
 
 
 def announce(supervisor: Supervisor, progress: Progress) -> None:

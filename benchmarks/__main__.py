@@ -1,0 +1,102 @@
+"""`python -m benchmarks [ROW...] [--json FILE] [--quick]`: take figures, print them, keep them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.figures import Figure, document, table
+from benchmarks.gaps import gaps, supervisor
+from benchmarks.handoff import bursts, handoff
+from benchmarks.memory import memory
+from benchmarks.processes import conditions
+from benchmarks.refill import refill_embedded, refill_tiny
+from benchmarks.refusal import refusal
+from benchmarks.turns import turns
+
+Row = Callable[[bool], Iterator[Figure]]
+"""Takes the figures of one row; True: quickly, just to see that it works."""
+
+_FEW = (2,)
+
+
+def _handoff(quick: bool) -> Iterator[Figure]:
+    yield from handoff(3, _FEW) if quick else handoff(300)
+
+
+def _handoff_refill(quick: bool) -> Iterator[Figure]:
+    yield from handoff(3, _FEW, spare=2) if quick else handoff(300, (2, 8), spare=8)
+
+
+def _burst(quick: bool) -> Iterator[Figure]:
+    yield from bursts(2, _FEW) if quick else bursts(20)
+
+
+def _refusal(quick: bool) -> Iterator[Figure]:
+    yield from refusal(5 if quick else 1000)
+
+
+def _refill(quick: bool) -> Iterator[Figure]:
+    yield from refill_tiny(2 if quick else 50)
+
+
+def _refill_embedded(quick: bool) -> Iterator[Figure]:
+    yield from refill_embedded(1 if quick else 15)
+
+
+def _memory(quick: bool) -> Iterator[Figure]:
+    yield from memory((1,)) if quick else memory()
+
+
+def _gaps(quick: bool) -> Iterator[Figure]:
+    yield from gaps(1, 0.3) if quick else gaps(6, 5.0)
+
+
+def _supervisor(quick: bool) -> Iterator[Figure]:
+    yield from supervisor(1, 0.2) if quick else supervisor(10, 4.0)
+
+
+def _turn(quick: bool) -> Iterator[Figure]:
+    yield from turns(1 if quick else 15)
+
+
+ROWS: dict[str, Row] = {
+    "hand-off": _handoff,
+    "hand-off-refill": _handoff_refill,
+    "burst": _burst,
+    "refusal": _refusal,
+    "refill": _refill,
+    "refill-embedded": _refill_embedded,
+    "memory": _memory,
+    "gaps": _gaps,
+    "supervisor": _supervisor,
+    "turn": _turn,
+}
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"all, or any of {', '.join(ROWS)}")
+    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
+    parser.add_argument("--quick", action="store_true", help="few samples: proves that it runs")
+    options = parser.parse_args(arguments)
+    wanted = list(ROWS) if options.rows in ([], ["all"]) else options.rows
+    if unknown := set(wanted) - set(ROWS):
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; choose from {', '.join(ROWS)}")
+    before = conditions()
+    figures: list[Figure] = []
+    for name in wanted:
+        print(f"measuring {name}", file=sys.stderr, flush=True)
+        figures += ROWS[name](options.quick)
+    if options.json:
+        options.json.write_text(json.dumps(document(figures, before), indent=1) + "\n")
+    Console(width=None if sys.stdout.isatty() else 200).print(table(figures))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,28 @@
+"""The embedded pipeline in a fresh process, as without a pool: `python -m benchmarks.cold`.
+
+Says "warm" when the engines are loaded and each has done one real inference, then stays until its
+stdin ends. A worker rehearses a whole call on top of that; here it is left out, so that nobody can
+say that the comparison was padded.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from voicepool.config import Settings
+from voicepool.speech import create
+
+
+def main() -> None:
+    app = create(Settings(profile="embedded"))
+    app.preload()
+    app.load("host")
+    began = time.perf_counter()
+    app.warm_up()
+    print(f"warm {time.perf_counter() - began}", flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Calls in progress: what a refill does to their sound, and what they cost the supervisor."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+from benchmarks.apps import FRAME, FRAME_SECONDS
+from benchmarks.figures import Figure, Target, absolute, compare
+from benchmarks.processes import cpu_seconds
+from benchmarks.servers import Pool
+from benchmarks.wire import Call
+
+
+def gaps(segments: int, seconds: float) -> Iterator[Figure]:
+    """Gaps between the frames of a call whose worker plays silence at the pace of speech, in turn
+    alone and while other callers come and go, so that one worker after another warms up with the
+    embedded engines."""
+    busy: list[float] = []
+    alone: list[float] = []
+    with (
+        Pool("benchmarks.apps:paced", profile="embedded", workers=1, max_connections=2) as pool,
+        Call(pool.address) as call,
+    ):
+        for _ in range(segments):
+            pool.until("worker ready", 1)
+            alone += _listen(call, seconds)
+            stop = threading.Event()
+            others = threading.Thread(target=_come_and_go, args=(pool, stop))
+            others.start()
+            busy += _listen(call, seconds)
+            stop.set()
+            others.join()
+    yield compare(
+        "gaps", "during refills", "ms", busy, alone, "the same call, no refill", Target("p99", 1.2)
+    )
+
+
+def _listen(call: Call, seconds: float) -> list[float]:
+    """Milliseconds between frames."""
+    # What came while nobody listened is in the buffer: hear it out first.
+    while _next(call) < FRAME_SECONDS / 2:
+        pass
+    found: list[float] = []
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        found.append(1000 * _next(call))
+    return found
+
+
+def _next(call: Call) -> float:
+    """Seconds until the next frame."""
+    began = time.perf_counter()
+    call.receive()
+    return time.perf_counter() - began
+
+
+def _come_and_go(pool: Pool, stop: threading.Event) -> None:
+    while not stop.is_set():
+        pool.expect()
+        with Call(pool.address):
+            pass
+        pool.settle(1)
+
+
+def supervisor(segments: int, seconds: float) -> Iterator[Figure]:
+    """The supervisor's CPU time per second of call audio, beyond what it takes when idle."""
+    cost: list[float] = []
+    with Pool("benchmarks.apps:tiny", workers=2, max_connections=2) as pool:
+        for _ in range(segments):
+            idle = _cpu_while(pool, None, seconds)
+            with Call(pool.address) as call:
+                cost.append(_cpu_while(pool, call, seconds) - idle)
+                pool.expect()
+            pool.settle(1)
+    # Not exactly 0: heartbeats do not come as often in every segment.
+    yield absolute("supervisor", "CPU per s of audio", "ms", cost, Target("p50", 0.2))
+
+
+def _cpu_while(pool: Pool, call: Call | None, seconds: float) -> float:
+    """Milliseconds of CPU time per second, of which `call` is full of audio in both directions."""
+    before, began = cpu_seconds(pool.pid), time.perf_counter()
+    for frame in range(round(seconds / FRAME_SECONDS)):
+        time.sleep(max(0.0, began + frame * FRAME_SECONDS - time.perf_counter()))
+        if call is not None:
+            call.send(FRAME)
+            call.receive()
+    return 1000 * (cpu_seconds(pool.pid) - before) / (time.perf_counter() - began)

@@ -1,0 +1,32 @@
+"""Memory of warm embedded workers, against as many processes that share nothing by design."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from benchmarks.figures import Figure, Target, compare
+from benchmarks.fresh import Cold
+from benchmarks.processes import pss_bytes
+from benchmarks.refill import EMBEDDED
+from benchmarks.servers import Pool
+
+SIZES = (1, 2, 4, 8)
+_MIB = 1 << 20
+
+
+def memory(sizes: tuple[int, ...] = SIZES) -> Iterator[Figure]:
+    """Sum of PSS: the zygote and the warm workers on one side, the separate processes, warmed by
+    the same inferences, on the other. The supervisor is a line of its own."""
+    for size in sizes:
+        with Pool(**EMBEDDED, workers=size, max_connections=size) as pool:
+            ours = pss_bytes([pool.zygote, *pool.workers]) / _MIB
+            supervisor = pss_bytes([pool.pid]) / _MIB
+        with contextlib.ExitStack() as stack:
+            fresh = [stack.enter_context(Cold()).process.pid for _ in range(size)]
+            theirs = pss_bytes(fresh) / _MIB
+        # The promise is for eight.
+        targets = (Target("p50", 0.4, 0.25),) if size == 8 else ()
+        case = f"{size} embedded workers"
+        yield compare("memory", case, "MiB", [ours], [theirs], "separate processes", *targets)
+    yield compare("memory", "supervisor", "MiB", [supervisor], [theirs], f"{size} separate")
