@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from voicepool.engines import options, registry
+from voicepool.engines import base, espeak, options, pocketsphinx, registry, silero
+from voicepool.engines.phrasebook import engine
 from voicepool.errors import ConfigError, EngineUnavailable
 
 
@@ -29,8 +30,8 @@ def test_auto_is_embedded_and_says_why() -> None:
 def test_profiles_name_engines_that_exist() -> None:
     for profile in registry.PROFILES.values():
         assert set(profile) == set(registry.STAGES)
-        for stage, engine in profile.items():
-            assert engine in registry.ENGINES[stage]
+        for stage, name in profile.items():
+            assert name in registry.ENGINES[stage]
 
 
 def test_build_makes_every_engine() -> None:
@@ -72,6 +73,17 @@ def test_tables_are_left_as_they_were() -> None:
     tables = {"llm": {"phrasebook": "a.toml"}, "stt": {}}
     registry.resolve_profile("embedded", tables)
     assert tables == {"llm": {"phrasebook": "a.toml"}, "stt": {}}
+
+
+def test_engines_are_of_their_kinds() -> None:
+    """A check for mypy: the registry itself is untyped between a module and its engine."""
+    vad: base.VoiceActivityDetector = silero.create({})
+    stt: base.SpeechRecognizer = pocketsphinx.create({})
+    llm: base.LanguageModel = engine.create({})
+    tts: base.SpeechSynthesizer = espeak.create({})
+    assert {vad.name, stt.name, llm.name, tts.name} == {
+        name for names in registry.ENGINES.values() for name in names
+    }
 
 
 def test_a_missing_package_names_the_command() -> None:

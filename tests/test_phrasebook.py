@@ -307,6 +307,10 @@ def test_a_file_can_replace_the_whole_book(tmp_path: Path) -> None:
             '[[phrase]]\nid = "a"\nsay = "b [{x:city}]"\nreply = "{x}"',
             "may be said without {x:...}",
         ),
+        (
+            '[[phrase]]\nid = "a"\nsay = "b {a:city} {b:number}"\nskill = "add"',
+            "write {a:number}",
+        ),
         ('[[phrase]]\nid = "a"\nsay = "b {x:citty}"\nreply = "c"', "did you mean 'city'"),
         ('[[phrase]]\nid = "a"\nsay = "b"\nreply = "c"\n' * 2, "'a' is there twice"),
         ('[[phrase]]\nid = "a"\nsay = "b"\nreply = "c"\nrelpy = "d"', "relpy"),
@@ -323,6 +327,14 @@ def test_a_wrong_file_is_explained(tmp_path: Path, toml: str, message: str) -> N
     with pytest.raises(ConfigError, match=message) as raised:
         book.load(path)
     assert path in str(raised.value)
+
+
+def test_a_users_my_name_may_have_no_slot(tmp_path: Path) -> None:
+    path = write(tmp_path, '[[phrase]]\nid = "my_name"\nsay = "it is me again"\nreply = "Aha."')
+    mine = book.load(path)
+    told = [Message("user", "it is me again")]
+    ask = skills.Ask({}, told, mine, Random(1), NOON)
+    assert "not told me" in skills.SKILLS["name"].run(ask)
 
 
 def test_a_missing_file_is_explained(tmp_path: Path) -> None:

@@ -105,9 +105,15 @@ class PhraseRecognizer:
 
     def stream(self, *, language: str | None = None, prompt: str = "") -> PhraseStream:
         """Begin an utterance. Hints are of no use to a grammar."""
-        if self._live is None or self._final is None:
+        if self._live is None:
             raise EngineError("pocketsphinx has not been loaded")
-        return PhraseStream(self._live, self._final, self)
+        return PhraseStream(self._live, self)
+
+    def evidence(self, pcm: bytes) -> Evidence:
+        """What the final decoder finds in a whole utterance of 16-bit sound; blocks."""
+        if self._final is None:
+            raise EngineError("pocketsphinx has not been loaded")
+        return self._final.hear(pcm)
 
     def judge(self, heard: Evidence) -> Transcript:
         """The final transcript: the phrase, or "" and the reason why it is not believed."""
@@ -128,11 +134,8 @@ def _refuse(why: str, confidence: float = 0.0) -> Transcript:
 class PhraseStream:
     """RecognizerStream of one utterance."""
 
-    def __init__(
-        self, live: _LiveDecoder, final: _FinalDecoder, recognizer: PhraseRecognizer
-    ) -> None:
+    def __init__(self, live: _LiveDecoder, recognizer: PhraseRecognizer) -> None:
         self._live = live
-        self._final = final
         self._recognizer = recognizer
         self._pcm = bytearray()
         self._noise = np.random.default_rng(0)
@@ -143,7 +146,7 @@ class PhraseStream:
     def feed(self, samples: Samples) -> Transcript | None:
         if not len(samples):
             return None
-        pcm = _to_pcm(samples, self._noise)
+        pcm = to_pcm(samples, self._noise)
         self._said = None
         if len(self._pcm) + len(pcm) > LONGEST_UTTERANCE * INPUT_RATE * 2:
             self._too_long = True
@@ -167,7 +170,7 @@ class PhraseStream:
             elif len(self._pcm) < SHORTEST_UTTERANCE * INPUT_RATE * 2:
                 self._said = _refuse("too short")
             else:
-                self._said = self._recognizer.judge(self._final.hear(bytes(self._pcm)))
+                self._said = self._recognizer.judge(self._recognizer.evidence(bytes(self._pcm)))
         return self._said
 
     def close(self) -> None:
@@ -175,7 +178,8 @@ class PhraseStream:
         self._pcm.clear()
 
 
-def _to_pcm(samples: Samples, noise: np.random.Generator) -> bytes:
+def to_pcm(samples: Samples, noise: np.random.Generator) -> bytes:
+    """16-bit sound as the decoders hear it, with the noise floor."""
     clean = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
     floor = noise.standard_normal(len(clean), np.float32) * NOISE_FLOOR
     return (np.clip(clean + floor, -1.0, 1.0) * 32767).astype(np.int16).tobytes()

@@ -238,6 +238,8 @@ def _check_entry(source: str, entry: _Entry, lists: Lists) -> Entry:
     if bool(entry.skill) == bool(replies) or (entry.skill and entry.tool):
         raise ConfigError(f"{where}: write either `reply`, or `tool` and `reply`, or `skill`")
     patterns = tuple(_check_pattern(where, say, lists) for say in says)
+    if entry.skill:
+        _check_numbers(where, patterns, skills.SKILLS[entry.skill].numbers)
     wanted = {found[1] for reply in replies for found in _PLACEHOLDER.finditer(reply)}
     if entry.skill:
         wanted |= skills.SKILLS[entry.skill].slots
@@ -265,3 +267,10 @@ def _check_pattern(where: str, say: str, lists: Lists) -> Node:
                     f"{where}: {{{name}:{kind}}}: no list {kind!r}; {nearest(kind, lists)}"
                 )
     return pattern
+
+
+def _check_numbers(where: str, patterns: Sequence[Node], names: frozenset[str]) -> None:
+    for node in (part for pattern in patterns for part in grammar.walk(pattern)):
+        match node:
+            case grammar.SlotRef(name, kind) if name in names and kind != grammar.NUMBER:
+                raise ConfigError(f"{where}: its skill needs a number: write {{{name}:number}}")

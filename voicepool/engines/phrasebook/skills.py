@@ -44,17 +44,25 @@ class Ask:
 @dataclass(frozen=True, slots=True)
 class Skill:
     run: Callable[[Ask], str]
-    slots: frozenset[str] = frozenset()
-    """Slots that a phrase must have to use it."""
+    numbers: frozenset[str] = frozenset()
+    """Slots of numbers that a phrase must have to use it."""
+    words: frozenset[str] = frozenset()
+    """Other slots that it must have."""
+
+    @property
+    def slots(self) -> frozenset[str]:
+        return self.numbers | self.words
 
 
 SKILLS: dict[str, Skill] = {}
 """Name in the phrasebook -> skill."""
 
 
-def _skill(name: str, *slots: str) -> Callable[[Callable[[Ask], str]], Callable[[Ask], str]]:
+def _skill(
+    name: str, *numbers: str, words: Sequence[str] = ()
+) -> Callable[[Callable[[Ask], str]], Callable[[Ask], str]]:
     def enter(run: Callable[[Ask], str]) -> Callable[[Ask], str]:
-        SKILLS[name] = Skill(run, frozenset(slots))
+        SKILLS[name] = Skill(run, frozenset(numbers), frozenset(words))
         return run
 
     return enter
@@ -209,7 +217,7 @@ def pick_number(ask: Ask) -> str:
 # --- words and the conversation --------------------------------------------------------------
 
 
-@_skill("spell", "word")
+@_skill("spell", words=["word"])
 def spell(ask: Ask) -> str:
     word = ask.slots["word"].words
     return f"{word.capitalize()} is spelled: {', '.join(word.replace(' ', '').upper())}."
@@ -239,7 +247,7 @@ def tell_name(ask: Ask) -> str:
         if message.role != "user":
             continue
         found = ask.book.match(message.content)
-        if found is not None and found.entry.id == "my_name":
+        if found is not None and found.entry.id == "my_name" and "name" in found.slots:
             return f"Of course. Your name is {found.slots['name'].value}."
     return "You have not told me your name. Say: my name is, and then your name."
 
