@@ -35,6 +35,8 @@ from voicepool.events import (
     SpeechStopped,
     TurnSettings,
 )
+from voicepool.generation import MOST_PARTS
+from voicepool.outbox import MOST_DELTAS
 
 TURN = (silence(500), speech(600), silence(800))
 LONG = "One two three. Four five six. Seven eight nine."
@@ -150,13 +152,13 @@ async def test_back_pressure_reaches_the_synthesiser() -> None:
     async with Call(engines(says("Word word. " * 2000), tts=tts)) as call:
         call.reading.clear()
         call.pipeline.respond(ResponseRequest())
-        await until(lambda: len(call.pipeline._outbox) >= 64)
-        for _ in range(200):
-            await asyncio.sleep(0)
-        held = len(tts.spoken)
-        assert held < 100
+        await until(lambda: len(call.pipeline._outbox) >= MOST_DELTAS)
+        generation = call.pipeline.running_generation
+        assert generation is not None
+        await until(generation._parts.full)
         await call.hear(silence(3000))
-        assert len(tts.spoken) <= held + 1
+        most = MOST_DELTAS // 2 + MOST_PARTS // 3 + 3
+        assert len(tts.spoken) <= most, "of 2000; each has two sounds, and a part before them"
         call.pipeline.cancel()
 
 
