@@ -40,6 +40,8 @@ log = logging.getLogger("voicepool.supervisor")
 
 PROBE_SECONDS: Final = 2.0
 """How often the host's memory is looked at."""
+PROBE_PAUSE: Final = 0.1
+"""At least so long between two looks, however many workers come and go."""
 FAREWELL_SECONDS: Final = 1.0
 """How long the last refusals may take to be read when the server is going down."""
 
@@ -107,6 +109,7 @@ class Supervisor:
         self._told: Progress | None = None
         self._flood = FloodGuard(log)
         self._done = asyncio.Event()
+        self._memory_moved = asyncio.Event()
         self.door = FrontDoor(
             listener,
             self._on_visitor,
@@ -181,10 +184,16 @@ class Supervisor:
             pass
 
     async def _probe(self) -> None:
+        """Look at the host's memory now and then, and soon after a worker came or went: until then
+        what it takes counts as others', and what it gave back is not seen."""
         while True:
-            await asyncio.sleep(PROBE_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_SECONDS):
+                    await self._memory_moved.wait()
+            self._memory_moved.clear()
             if self.reception.paths is not None:
                 self._read_budget()
+            await asyncio.sleep(PROBE_PAUSE)
 
     def _read_budget(self) -> None:
         try:
@@ -339,6 +348,7 @@ class Supervisor:
             case ipc.Ready():
                 log.info("worker ready", extra={"worker": number, "pid": handle.pid})
                 self._tell(pool.WorkerReady(number, message.footprint))
+                self._memory_moved.set()
             case ipc.Accepted():
                 handle.accepted()
                 self._tell(pool.SessionAccepted(number))
@@ -366,6 +376,7 @@ class Supervisor:
         self._tell(pool.ProcessExited(handle.number, handle.error, permanent=handle.permanent))
         if candidate is not None and candidate.connection in self._waiting:
             self._waiting.watch(candidate.connection)
+        self._memory_moved.set()
         self._loop.call_soon(self._reap)
         self._finish_if_drained()
 
