@@ -18,6 +18,8 @@ from voicepool.engines.phrasebook import grammar
 VOICES = (("en-us", 150, 20), ("en", 175, 40))
 """Voice, words per minute, milliseconds a piece. What rejection was fitted to had other voices."""
 
+pytestmark = pytest.mark.timeout(400)  # about 50 s each on a free core
+
 Record = Callable[[str, object], None]
 
 
