@@ -121,7 +121,7 @@ class PoolServer:
     @property
     def address(self) -> tuple[str, int]:
         host, _, port = self.url.removeprefix("ws://").rpartition(":")
-        return host, int(port)
+        return host.strip("[]"), int(port)
 
     def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
         """An HTTP request; status and JSON body."""

@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -113,6 +114,21 @@ def test_websocket_path_without_a_websocket(server: PoolServer) -> None:
     assert answer.status == 426
     assert answer.headers["upgrade"] == "websocket"
     assert answer.error["code"] == "upgrade_required"
+
+
+def test_ipv6(start_pool: Start) -> None:
+    server = start_pool(host="::1", workers=1)
+    assert server.url.startswith("ws://[::1]:")
+    assert server.get("/healthz")[0] == 200
+    with server.call() as caller:
+        assert hello(caller)["caller"][1] == "::1"
+
+
+def test_listener_for_both_families_knows_ipv4_callers_by_their_address(start_pool: Start) -> None:
+    server = start_pool(host="::", workers=1, no_auth=True)
+    server.url = server.url.replace("[::]", "127.0.0.1")
+    with server.call() as caller:
+        assert hello(caller)["caller"][1] == "127.0.0.1"
 
 
 # --- bodies and connections ------------------------------------------------------------------
@@ -256,6 +272,20 @@ def test_readyz_says_whether_a_new_caller_would_be_served_or_held(start_pool: St
             assert refused.value.response.status_code == 503
         server.until_status(lambda s: s["pool"]["waiting"] == 0, "noticed the hang-up")
         assert server.get("/readyz")[0] == 200
+
+
+def test_server_that_has_not_started_yet(
+    start_pool: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TROUBLE", str(tmp_path / "preloading"))
+    server = start_pool(wait=False, app="tests.apps.troubled:HangsInPreload")
+    server.stage("preloading")
+    assert server.get("/healthz")[0] == 200
+    assert server.get("/readyz")[0] == 503
+    with server.socket() as early:
+        answer = exchange(early, upgrade())
+    assert (answer.status, answer.error["code"]) == (503, "starting")
+    assert int(answer.headers["retry-after"]) > 0
 
 
 def test_readyz_while_draining(start_pool: Start) -> None:

@@ -85,6 +85,7 @@ def test_what_asks_for_a_websocket(data: bytes, upgrades: bool) -> None:
     [
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),  # a TLS ClientHello
         (b"\0" * 100, 400),
+        (b"\x81\x82", 400),  # a WebSocket frame
         (b"hello\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n\r\n", 400),  # no Host
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),

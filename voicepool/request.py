@@ -80,6 +80,9 @@ def parse_head(data: bytes) -> Head | None:
     """
     if not data:
         return None  # h11 takes no bytes for the end of the connection
+    if data[0] >= 0x80:
+        # h11 would wait for the end of the line.
+        raise BadRequest(400, "this is not HTTP/1.1: a method is ASCII")
     data = data[:MAX_HEAD]
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD - 1)
     try:

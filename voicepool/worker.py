@@ -159,11 +159,22 @@ async def _hang_up_after_echo(client: ClientConnection) -> None:
 
 
 class _Connection(ServerConnection):
-    """Tells when its TCP connection is gone, whether or not a handshake ever happened."""
+    """Tells when its TCP connection is gone, whether or not a handshake ever happened.
+
+    Once the WebSocket is over, by the client's goodbye or by its fault, TCP has LINGER_SECONDS to
+    follow: websockets would wait for the client, and the app with it, until the next ping fails.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lost = asyncio.Event()
+        self._lingers = False
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._lingers and self.protocol.close_expected():
+            self._lingers = True
+            asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
