@@ -21,7 +21,7 @@ from voicepool.budget import Cost
 from voicepool.errors import IpcError
 
 PROTOCOL_VERSION: Final = 1
-MAX_MESSAGE: Final = 64 * 1024
+MAX_MESSAGE: Final = 96 * 1024
 """Every receive allocates as much: from 128 KiB on it would be mapped and unmapped each time, at
 five times the cost of the receiving itself."""
 MAX_FDS: Final = 4
