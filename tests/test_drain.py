@@ -105,3 +105,11 @@ def test_whoever_stands_in_the_accept_queue_gets_an_answer(start_pool: Start) ->
         assert answer.startswith((b"HTTP/1.1 503 ", b"HTTP/1.1 101 "))
         client.close()
     assert server.wait() == 0
+
+
+def test_usr1_writes_the_state_to_the_log(start_pool: Start) -> None:
+    server = start_pool()
+    server.signal(signal.SIGUSR1)
+    assert server.logged("state", callers=0)["idle"] == 2
+    for worker in server.workers():
+        server.logged("state of a worker", pid=worker["pid"], state="idle")

@@ -43,6 +43,17 @@ def test_warm_up_that_always_fails_backs_off_and_says_why(start_pool: Start, fla
     server.until_status(lambda s: s["pool"]["last_error"] == "", "forgot the trouble")
 
 
+def test_warm_up_runs_at_low_priority_and_the_call_does_not(start_pool: Start) -> None:
+    server = start_pool(app="tests.apps.troubled:TellsPriority")
+    with server.call() as caller:
+        seen = hello(caller)
+    mine = [os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)]
+    assert seen["serving"] == mine
+    # Niced where that can be taken back, else a batch job.
+    niced = seen["warmed"][0] > mine[0]
+    assert niced or seen["warmed"][1] == os.SCHED_BATCH
+
+
 def test_missing_model_stops_the_attempts_and_refuses_callers(start_pool: Start) -> None:
     server = start_pool(app="tests.apps.troubled:LacksModel", wait=False)
     assert "make tiny.bin" in server.stage("trouble")["detail"]

@@ -132,6 +132,7 @@ class Supervisor:
         """Serve until drained; the exit code. Leaves no process and no file behind."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(signum, self._drain)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._dump)
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
         self.door.open()
         prober = self._loop.create_task(self._probe())
@@ -152,6 +153,14 @@ class Supervisor:
         self._tell(pool.DrainRequested())
         self._report()
         self._finish_if_drained()
+
+    def _dump(self) -> None:
+        """USR1: the state of everything, in the log."""
+        report = status_report(self)
+        states = report["pool"].pop("states")
+        log.info("state", extra={**report["pool"], **states})
+        for worker in report["workers"]:
+            log.info("state of a worker", extra=worker)
 
     def fail(self, code: ExitCode, error: str) -> None:
         """Give up: nothing that waiting could mend."""

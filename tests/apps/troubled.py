@@ -6,10 +6,14 @@ What they should do is in the environment, which every process of a test's serve
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
+
+from websockets.asyncio.server import ServerConnection
 
 from tests.apps.echo import Echo
 from voicepool import ipc
@@ -83,6 +87,21 @@ class HangsInWarmUp(Echo):
             )
 
 
+class TellsPriority(Echo):
+    """Says under which niceness and scheduling policy it was warmed up and serves."""
+
+    def warm_up(self) -> None:
+        self.warmed = _priority()
+
+    async def serve(self, websocket: ServerConnection) -> None:
+        await websocket.send(json.dumps({"warmed": self.warmed, "serving": _priority()}))
+
+
+def _priority() -> list[int]:
+    me = threading.get_native_id()
+    return [os.getpriority(os.PRIO_PROCESS, me), os.sched_getscheduler(me)]
+
+
 class ZygoteDiesMute(Echo):
     """The first zygote dies between a fork and its reply: the supervisor never hears of it."""
 
@@ -90,10 +109,10 @@ class ZygoteDiesMute(Echo):
         flag = Path(os.environ["TROUBLE"])
         send = ipc.Channel.send
 
-        def die_mute(channel: ipc.Channel[object], message: ipc.Message, fds: object = ()) -> None:
+        def die_mute(channel: ipc.Channel[Any], message: ipc.Message, fds: Any = ()) -> None:
             if isinstance(message, ipc.Forked) and message.worker == 3 and not flag.exists():
                 flag.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            send(channel, message, fds)  # type: ignore[arg-type]
+            send(channel, message, fds)
 
         ipc.Channel.send = die_mute  # type: ignore[method-assign, assignment]
