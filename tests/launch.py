@@ -7,7 +7,9 @@ half-second deadlines) are easier to give this way.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
+import signal
 import sys
 from dataclasses import asdict
 
@@ -18,11 +20,16 @@ from voicepool.config import Settings
 from voicepool.supervisor import Progress, Supervisor, supervise
 
 
+PR_SET_PDEATHSIG = 1
+
+
 def announce(supervisor: Supervisor, progress: Progress) -> None:
     print(json.dumps({"url": supervisor.url, **asdict(progress)}), flush=True)
 
 
 def main() -> None:
+    # Should the test run itself be killed, its servers shall not stay (prctl(2)).
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     settings = msgspec.convert(json.loads(sys.argv[1]), Settings)
     logs.configure(settings.log_level, "json")
     sys.exit(asyncio.run(supervise(settings, announce)))
