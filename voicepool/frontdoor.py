@@ -430,6 +430,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # Callers speak first: woken with their head there, not before it, one wake-up does. Who is
+        # silent for a second is accepted all the same, and then has to meet the head's deadline.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
         listener.setblocking(False)
