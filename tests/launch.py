@@ -17,8 +17,8 @@ import msgspec
 
 from voicepool import logs
 from voicepool.config import Settings
-from voicepool.supervisor import Progress, Supervisor, supervise
-
+from voicepool.progress import Progress
+from voicepool.supervisor import Supervisor, supervise
 
 PR_SET_PDEATHSIG = 1
 
