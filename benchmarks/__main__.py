@@ -34,7 +34,7 @@ def _handoff_refill(quick: bool) -> Iterator[Figure]:
 
 
 def _burst(quick: bool) -> Iterator[Figure]:
-    yield from bursts(2, _FEW) if quick else bursts(20)
+    yield from bursts(2, _FEW) if quick else bursts(15)
 
 
 def _refusal(quick: bool) -> Iterator[Figure]:
