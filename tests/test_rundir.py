@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -102,15 +103,19 @@ def test_never_found_unlocked_by_who_starts_at_the_same_moment(tmp_path: Path) -
     assert seen == [["lock.new"]]
 
 
-@pytest.mark.parametrize("parent", ["/proc/voicepool", "/dev/null/voicepool", "/dev/null"])
-def test_folder_that_cannot_be_made(parent: str) -> None:
-    with pytest.raises(OSError, match=parent):
-        RuntimeDir(parent)
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    # Not even root can make a folder in /proc.
+    for parent in (str(file), str(file / "voicepool"), "/proc/voicepool"):
+        with pytest.raises(OSError, match=re.escape(parent)):
+            RuntimeDir(parent)
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_failed_start_leaves_nothing(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.open("/dev/null", os.O_RDONLY)
+    free = os.dup(0)
     os.close(free)
     # Folders need no descriptor to be made, the lock file does.
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
