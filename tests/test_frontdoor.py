@@ -451,3 +451,19 @@ async def test_caller_who_is_taken_while_others_hang_up(callers: Callers) -> Non
     assert len(lost) == 1
     assert sorted(lost + taken) == [0, 1, 2]
     room.close()
+
+
+async def test_those_who_stay_after_their_answer_are_few(
+    callers: Callers, farewells: Farewells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many come: the one who has been told longest ago goes first."""
+    monkeypatch.setattr(frontdoor, "MAX_FAREWELLS", 2)
+    for ours, theirs in callers:
+        theirs.setblocking(False)
+        ours.setblocking(False)
+        theirs.send(b"GET")
+        await until(lambda ours=ours: _readable(ours))  # type: ignore[misc]
+        farewells.answer(Visitor(ours, ("h", 1)), b"bye")
+    assert [ours.fileno() == -1 for ours, _ in callers] == [True, False, False]
+    for _, theirs in callers:
+        assert await read_all(theirs) == b"bye"
