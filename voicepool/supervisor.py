@@ -287,8 +287,11 @@ class Supervisor:
             )
 
     def _report(self) -> None:
-        """Tell whoever started the server how far it is, until it serves, when that has changed."""
-        if self._came_up:
+        """Tell whoever started the server how far it is, until it serves, when that has changed.
+
+        And that it drains, whenever that begins.
+        """
+        if self._came_up and not self._draining:
             return
         snapshot = self.pool.snapshot()
         progress = progress_of(
