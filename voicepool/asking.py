@@ -11,6 +11,14 @@ from voicepool.generation import Voice
 
 T = TypeVar("T")
 
+Asked = tuple[ChatRequest, Voice | None]
+"""What the language model is asked, and how its reply is spoken: all that a reply depends on."""
+
+
+def asked(settings: PipelineSettings, request: ResponseRequest, said: Sequence[Message]) -> Asked:
+    """All that a response asks, after what was `said`."""
+    return chat_request(settings, request, said), voice(settings, request)
+
 
 def chat_request(
     settings: PipelineSettings, request: ResponseRequest, said: Sequence[Message]

@@ -7,12 +7,11 @@ begun ahead of its turn costs little until somebody reads it.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from voicepool.engines.base import (
     ChatDelta,
@@ -28,10 +27,10 @@ from voicepool.engines.base import (
 )
 from voicepool.errors import EngineError
 from voicepool.sentences import Clause, Clauses
-from voicepool.stages import Span, Speaker, Stage, StageFailed, stage_failed
+from voicepool.stages import Span, Speaker, Stage, StageFailed, log_fault, stage_failed
 from voicepool.tasks import TaskSet
 
-logger = logging.getLogger(__name__)
+E = TypeVar("E", bound=Exception)
 
 MOST_PARTS = 64
 MOST_CLAUSES = 4
@@ -149,8 +148,8 @@ class Generation:
         except* StageFailed as failures:
             first = next(_leaves(failures))
             await self._parts.put(Failed(first.stage, str(first)))
-        except* Exception:
-            logger.exception("a fault while a reply was made")
+        except* Exception as faults:  # noqa: BLE001 - the call goes on
+            log_fault("a fault while a reply was made", next(_leaves(faults)))
             await self._parts.put(Failed("pipeline", "The reply could not be made."))
 
     # -- the language model's side
@@ -183,6 +182,13 @@ class Generation:
                 yield delta
         except StopAsyncIteration:
             return
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Not ours: a library below the model has cancelled itself. Whoever waits for the next
+            # part would wait for ever.
+            raise stage_failed("llm", EngineError("the request was cancelled")) from None
         except Exception as error:
             raise stage_failed("llm", error) from error
         finally:
@@ -249,7 +255,7 @@ def _cut(chunk: SpeechChunk, rate: int) -> Iterator[Sound]:
         words = ()
 
 
-def _leaves(group: BaseExceptionGroup[StageFailed]) -> Iterator[StageFailed]:
+def _leaves(group: BaseExceptionGroup[E]) -> Iterator[E]:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             yield from _leaves(error)

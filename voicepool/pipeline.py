@@ -46,6 +46,7 @@ from voicepool.outbox import Outbox
 from voicepool.playback import Loudspeaker
 from voicepool.replies import Replies
 from voicepool.response import Channel, Response, Stopwatch, new_id
+from voicepool.speculation import Speculator
 from voicepool.stages import EngineThread, Span, Speaker, StageFailed, Utterance
 from voicepool.tasks import TaskSet
 from voicepool.turns import milliseconds_of
@@ -73,28 +74,6 @@ class _Turn:
     transcribing: asyncio.Task[str] = field(init=False)
     stt: Span | None = None
     transcribed: float | None = None
-
-
-@dataclass(slots=True)
-class _Speculation:
-    """The reply to a turn that is likely over; nobody has been told of it."""
-
-    task: asyncio.Task[None] = field(init=False)
-    request: ChatRequest | None = None
-    voice: Voice | None = None
-    generation: Generation | None = None
-
-    def take(self, request: ChatRequest, voice: Voice | None) -> Generation | None:
-        """Its reply, if it is one to just this: the same conversation, words and settings."""
-        if self.generation is not None and (self.request, self.voice) == (request, voice):
-            return self.generation
-        self.discard()
-        return None
-
-    def discard(self) -> None:
-        self.task.cancel()
-        if self.generation is not None:
-            self.generation.cancel()
 
 
 class SpeechPipelineManager:
@@ -130,7 +109,7 @@ class SpeechPipelineManager:
         """Responses that wait for the running one to end; bounded."""
         self._input = asyncio.Lock()
         self._last_turn: _Turn | None = None
-        self._speculation: _Speculation | None = None
+        self._speculator = Speculator(self._tasks, self._generate)
         self._closed = False
 
     @property
@@ -152,7 +131,7 @@ class SpeechPipelineManager:
         self._closed = True
         self._outbox.close()
         self._listener.clear()
-        self._discard_speculation()
+        self._speculator.discard()
         self._replies.close()
         # The threads last: what the tasks leave behind is cleaned up in them.
         await self._tasks.close(self._limits.close)
@@ -192,7 +171,7 @@ class SpeechPipelineManager:
         async with self._input:
             in_turn = self._listener.in_turn
             utterance = self._listener.commit()
-            self._discard_speculation()
+            self._speculator.discard()
             if in_turn:
                 self._tell_stopped(utterance, self._listener.now)
             self._commit(utterance)
@@ -221,7 +200,7 @@ class SpeechPipelineManager:
         that wait raise ResponseActive too.
         """
         self._replies.check(remember=request.remember)
-        self._discard_speculation()
+        self._speculator.discard()
         response = self._requested(request)
         self._replies.submit(response)
         return response.response_id
@@ -270,16 +249,14 @@ class SpeechPipelineManager:
         turns = self._settings.turns
         if turns is None or not (self._settings.speculate and turns.create_response):
             return
-        if self._replies.idle:
-            self._discard_speculation()
-            utterance.hold()
-            self._speculation = speculation = _Speculation()
-            speculation.task = self._tasks.spawn(self._speculate(speculation, utterance))
+        # The model is asked one thing at a time: ahead of its turn only while it has nothing to do.
+        if not self._replies.busy:
+            self._speculator.begin(utterance, self._ask_ahead)
 
     def turn_resumed(self, utterance: Utterance) -> None:
         """It was not over."""
         utterance.release()
-        self._discard_speculation()
+        self._speculator.discard()
 
     def turn_stopped(self, utterance: Utterance, end: int) -> None:
         """The turn is confirmed: transcribe and answer it."""
@@ -290,7 +267,7 @@ class SpeechPipelineManager:
 
     def turn_dropped(self, utterance: Utterance, end: int) -> None:
         """Nobody wants the turn any more."""
-        self._discard_speculation()
+        self._speculator.discard()
         self._tell_stopped(utterance, end)
 
     def idled(self, start: int, end: int) -> None:
@@ -348,36 +325,21 @@ class SpeechPipelineManager:
             self._outbox.put(FinalTranscript(item_id, text, utterance.samples / INPUT_RATE))
         return text
 
-    async def _speculate(self, speculation: _Speculation, utterance: Utterance) -> None:
-        """Begin the reply to what has been said so far."""
-        try:
-            text = (await utterance.snapshot()).text.strip()
-        except StageFailed:
-            return  # told when the turn is transcribed
-        request = ResponseRequest()
-        said = [*self.history.messages(), Message("user", text)]
-        speculation.request = asking.chat_request(self._settings, request, said)
-        speculation.voice = asking.voice(self._settings, request)
-        speculation.generation = self._generate(speculation.request, speculation.voice)
-
-    def _discard_speculation(self) -> None:
-        if self._speculation is not None:
-            self._speculation.discard()
-            self._speculation = None
-
     # -- making replies
+
+    def _ask_ahead(self, text: str) -> asking.Asked:
+        said = [*self.history.messages(), Message("user", text)]
+        return asking.asked(self._settings, ResponseRequest(), said)
 
     def _answer(self, turn: _Turn) -> None:
         settings = self._settings
 
         async def prepare(response: Response) -> Generation:
             await self._transcribed(response, turn)
-            request = asking.chat_request(settings, response.request, self.history.messages())
-            voice = asking.voice(settings, response.request)
-            speculation, self._speculation = self._speculation, None
-            ready = speculation.take(request, voice) if speculation else None
+            asked = asking.asked(settings, response.request, self.history.messages())
+            ready = self._speculator.take(asked)
             response.stopwatch.speculated = ready is not None
-            return ready or self._generate(request, voice)
+            return ready or self._generate(*asked)
 
         self._replies.answer(self._response(ResponseRequest(), turn.confirmed, prepare))
 
@@ -389,8 +351,7 @@ class SpeechPipelineManager:
             if said is None:
                 await self._last_transcribed(response)
                 said = self.history.messages()
-            chat = asking.chat_request(settings, request, said)
-            return self._generate(chat, asking.voice(settings, request))
+            return self._generate(*asking.asked(settings, request, said))
 
         response = self._response(request, time.monotonic(), prepare)
         response.requested = True
@@ -439,7 +400,7 @@ class SpeechPipelineManager:
         self._listener.expect_speech(None)
 
     def _reply_ended(self, unplayed: float) -> None:
-        self._discard_speculation()  # where the response ended before it took it
+        self._speculator.discard()  # where the response ended before it took it
         if not self._listener.in_turn:
             self._listener.expect_speech(unplayed)
 

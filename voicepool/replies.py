@@ -43,6 +43,11 @@ class Replies:
         """Whether no response is in the making or waiting, those out of band aside."""
         return self.active is None and not self.waiting
 
+    @property
+    def busy(self) -> bool:
+        """Whether any response is in the making or waiting."""
+        return not self.idle or bool(self._aside)
+
     def check(self, *, remember: bool) -> None:
         """Raises ResponseActive where a request now would have to wait too long."""
         if remember and self.active is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -30,9 +29,7 @@ from voicepool.history import Entry, History
 from voicepool.outbox import Delta, Outbox
 from voicepool.playback import Loudspeaker, Playback
 from voicepool.sentences import Clause
-from voicepool.stages import Span, StageFailed
-
-logger = logging.getLogger(__name__)
+from voicepool.stages import Span, StageFailed, log_fault
 
 
 def new_id(prefix: str) -> str:
@@ -140,8 +137,8 @@ class Response:
         except StageFailed as error:
             self.start()
             self.close("failed", reason=error.stage, message=str(error))
-        except Exception:
-            logger.exception("a fault while a reply was told")
+        except Exception as error:  # noqa: BLE001 - the call goes on
+            log_fault("a fault while a reply was told", error)
             self.start()
             self.close("failed", reason="pipeline", message="The reply could not be made.")
 

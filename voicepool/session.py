@@ -117,6 +117,9 @@ class Session:
         async for message in self._websocket:
             self._counts["messages"] += 1
             if isinstance(message, str):
+                # What a message asks for is told through the pipeline or straight to the sender:
+                # a client that reads neither is not asked for its next one.
+                await self._pipeline.ready()
                 await self._do_all(self._protocol.receive(message))
                 await self._sender.room(HARD_LIMIT)
 

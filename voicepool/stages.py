@@ -12,6 +12,7 @@ import logging
 import queue
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import suppress
@@ -62,6 +63,12 @@ def stage_failed(stage: Stage, cause: Exception) -> StageFailed:
     quote what was said."""
     logger.warning("a stage failed", extra={"stage": stage, "error": type(cause).__name__})
     return StageFailed(stage)
+
+
+def log_fault(message: str, fault: BaseException) -> None:
+    """Log a fault of ours by its kind and place: what it says may quote what was said."""
+    frames = "".join(traceback.format_tb(fault.__traceback__))
+    logger.error(message, extra={"error": type(fault).__name__, "frames": frames})
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,7 +192,7 @@ class RealtimeProtocol:
         if event.item_id in self._conversation:
             return []
         item = items.user_audio(event.item_id)
-        previous = self._conversation.add(item, Message("user", ""), event.previous_id)
+        previous = self._conversation.add(item, Message("user", ""), _after(event.previous_id))
         self._transcripts.item_added(event.item_id)
         return [
             self._buffer("committed", event.item_id, previous_item_id=previous),
@@ -280,7 +280,7 @@ class RealtimeProtocol:
         previous = None
         if response.remember:
             message = Message("assistant", "")
-            previous = self._conversation.add(item, message, event.previous_id)
+            previous = self._conversation.add(item, message, _after(event.previous_id))
         if isinstance(event, events.MessageStarted):
             started = response.start_message(
                 item, event.output_index, previous, spoken=event.spoken
@@ -351,6 +351,12 @@ _OfResponse = (
     | events.ToolCallDone
     | events.ResponseDone
 )
+
+
+def _after(previous_id: str | None) -> str:
+    """Where an item of the pipeline's goes. The first one is first, though by the time that its
+    event comes the client may have put items after it."""
+    return "root" if previous_id is None else previous_id
 
 
 def _transcription(kind: str, item_id: str, **more: Any) -> Event:
