@@ -11,7 +11,6 @@ import pytest
 
 from tests.pools import PoolServer
 
-
 # A shell that runs the suite in the background lets it ignore SIGINT, and every process that a test
 # starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
