@@ -26,11 +26,35 @@ install_environment() {
     # What an interrupted or older install has left behind is not worth trusting.
     rm -f "$venv/voicepool-stamp"
     "$python" -m venv --clear "$venv"
-    "$venv/bin/python" -m pip install --disable-pip-version-check \
-        --prefer-binary --constraint "$root/constraints.txt" --editable "$root[$1]" || {
-        say "the install failed: see the lines above; run this again to try again"
+    done=$({ {
+        "$venv/bin/python" -m pip install --disable-pip-version-check --no-input \
+            --prefer-binary --constraint "$root/constraints.txt" --editable "$root[$1]" 2>&1 \
+            && echo yes >&3 || :
+    } | show_progress "$venv/install.log" >&2; } 3>&1)
+    [ "$done" = yes ] || {
+        tail -n 20 "$venv/install.log" >&2
+        say "the install failed: see above, or $venv/install.log; run this again to try again"
         exit 1
     }
+}
+
+# show_progress LOG: keep the lines of pip in LOG, and print what each is about: in place on a
+# terminal, a line each elsewhere.
+show_progress() {
+    before='  ' after='\n' end=''
+    [ ! -t 1 ] || { before='\r\033[K  ' after='' end='\r\033[K'; }
+    : > "$1"
+    while IFS= read -r line; do
+        printf '%s\n' "$line" >> "$1"
+        case $line in
+            'Collecting '*) line=${line#* } step="fetching ${line%%[!A-Za-z0-9_.-]*}" ;;
+            'Installing collected packages:'*) step=unpacking ;;
+            *) continue ;;
+        esac
+        # shellcheck disable=SC2059 # the format is made of the constants above
+        printf "$before%s$after" "$step"
+    done
+    printf "$end"
 }
 
 # find_python: print the first Python that fits; $PYTHON, where it is set, is the only candidate.

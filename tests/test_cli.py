@@ -226,6 +226,7 @@ def test_start_shows_a_banner_serves_and_drains(own_folder: Path) -> None:
             check=True,
         )
         assert "1 idle of 1 wanted" in status.stdout
+        assert ", embedded" in status.stdout
         process.send_signal(signal.SIGTERM)
         rest, logs = process.communicate(timeout=DEADLINE)
     assert process.returncode == ExitCode.OK

@@ -33,6 +33,7 @@ exec {sys.executable} "$@"
 
 FAKE_PIP = """#!/bin/sh
 echo "pip $*" >> "$FAKE/log"
+[ "$3" != install ] || echo "Collecting numpy>=1.26 (from voicepool==0.1.0)"
 if [ -e "$FAKE/gate" ]; then
     echo waiting > "$FAKE/gate"
     read -r _ < "$FAKE/gate.open"
@@ -108,6 +109,7 @@ def test_start_installs_once_and_passes_its_arguments_on(checkout: Checkout) -> 
     # The server runs where it was called from: that is where its files are looked for.
     assert out == f"in {checkout.fake}: start --workers 3 two words\n"
     assert "installing voicepool[embedded]" in err
+    assert err.splitlines()[1:] == ["  fetching numpy"]
     assert checkout.run()[1:] == (f"in {checkout.fake}: start\n", "")
     assert checkout.installs == 1
     (line,) = (checkout.fake / "log").read_text().splitlines()
@@ -129,6 +131,8 @@ def test_a_failed_install_says_so_and_is_tried_again(checkout: Checkout) -> None
     code, out, err = checkout.run()
     assert (code, out) == (1, "")
     assert "the install failed" in err
+    # pip's own words, which are kept to one step a line while all goes well.
+    assert "Collecting numpy>=1.26 (from" in err
     (checkout.fake / "broken").unlink()
     assert checkout.run()[0] == 0
     assert checkout.installs == 2

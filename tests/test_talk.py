@@ -210,7 +210,10 @@ async def test_no_server(short: Path, tmp_path: Path) -> None:
         port = taken.getsockname()[1]
     error = await failure(f"ws://127.0.0.1:{port}/v1/realtime", short, tmp_path / "a.wav")
     assert error.code == ExitCode.UNREACHABLE
-    assert "start one with: voicepool start" in str(error)
+    url = f"ws://127.0.0.1:{port}/v1/realtime"
+    assert str(error) == (
+        f"no server at {url} (Connection refused); start one with: voicepool start"
+    )
 
 
 @pytest.mark.parametrize(
@@ -262,7 +265,9 @@ async def test_waiting_for_a_full_server(short: Path, tmp_path: Path) -> None:
 async def test_patience_has_an_end(short: Path, tmp_path: Path) -> None:
     async with scripted(refusal=_response(503, "{}", Retry_After="1")) as url:
         error = await failure(url, short, tmp_path / "a.wav", wait=0.1)
-    assert "the server is full" in str(error)
+    assert str(error) == (
+        "no call now: 503 Service Unavailable; let talk try for you with: --wait 60"
+    )
 
 
 async def test_something_that_is_no_websocket_server(short: Path, tmp_path: Path) -> None:
@@ -322,6 +327,14 @@ async def _hangs_up(websocket: ServerConnection) -> None:
     await hear(websocket)
 
 
+async def _closes_early(websocket: ServerConnection) -> None:
+    """A server that shuts down: all is answered so far, but not all is said."""
+    await greet(websocket)
+    await hear(websocket)
+    await answer(websocket)
+    await websocket.close(1001)
+
+
 async def _never_replies(websocket: ServerConnection) -> None:
     await greet(websocket)
     await hear(websocket)
@@ -365,6 +378,21 @@ async def test_a_call_that_fails_says_how(
         error = await failure(url, short, tmp_path / "a.wav", timeout=0.2)
     assert error.code == ExitCode.CALL_FAILED
     assert words in str(error)
+
+
+async def test_a_server_that_shuts_down_in_mid_call_is_no_success(tmp_path: Path) -> None:
+    write_wav(tmp_path / "long.wav", np.full(RATE * 60, 9000, np.int16), RATE)
+    async with scripted(_closes_early) as url:
+        error = await failure(url, tmp_path / "long.wav", tmp_path / "a.wav")
+    assert error.code == ExitCode.CALL_FAILED
+    assert "the server is shutting down" in str(error)
+    assert len(read(tmp_path / "a.wav")) == RATE
+
+
+async def test_no_microphone_no_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    with pytest.raises(CallError, match="--mic needs sounddevice"):
+        await attempt("ws://127.0.0.1:1/", None, tmp_path / "b.wav")
 
 
 async def test_what_was_said_before_the_end_is_saved(short: Path, tmp_path: Path) -> None:

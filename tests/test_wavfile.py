@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import wave
 from pathlib import Path
@@ -55,6 +56,16 @@ def test_write_and_read_back(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.wav", sound, 24_000)
     np.testing.assert_allclose(read_wav(tmp_path / "a.wav", 24_000), sound, atol=1)
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_a_pipe_takes_the_sound_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_wav(pipe, np.zeros(240, np.int16), 24_000)
+    assert os.read(reader, 4096)[:4] == b"RIFF"
+    os.close(reader)
+    assert pipe.is_fifo()
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

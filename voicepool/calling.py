@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -121,25 +123,30 @@ async def _open(url: str, api_key: str) -> ClientConnection:
 
 def no_server(url: str, error: OSError) -> CallError:
     """Nobody listens at `url`, or it cannot be reached."""
-    why = escape(error.strerror or str(error))
+    # asyncio words its errors for programmers; a resolver's numbers are no errno.
+    resolver = isinstance(error, socket.gaierror)
+    why = os.strerror(error.errno) if error.errno and not resolver else str(error.strerror or error)
     return CallError(
-        f"no server at {url} ({why}); start one with: voicepool start", ExitCode.UNREACHABLE
+        f"no server at {url} ({escape(why)}); start one with: voicepool start", ExitCode.UNREACHABLE
     )
 
 
 def _refused(url: str, response: Response) -> CallError:
     status = response.status_code
+    if status == 401:
+        return CallError(
+            f"{_why(response)}; give the key with VOICEPOOL_API_KEY or --api-key",
+            ExitCode.UNREACHABLE,
+        )
     if status == 503:
         after = _seconds(response.headers.get("Retry-After", ""))
         return _Full(
-            f"the server is full: {_why(response)}; try again in {after:.0f} s, "
-            "or let talk try for you with: --wait 60",
+            f"no call now: {_why(response)}; let talk try for you with: --wait 60",
             after,
         )
     advice = {
-        401: "the server wants an API key: give it with VOICEPOOL_API_KEY or --api-key",
         403: "the server does not allow this address or origin (see allowed_hosts in its settings)",
-        404: f"the server takes no calls at {urlsplit(url).path}; voicepool's path is {CALL_PATH}",
+        404: f"the server takes no calls at {urlsplit(url).path}",
     }.get(status, f"the server answered {status}")
     return CallError(f"{advice}: {_why(response)}", ExitCode.UNREACHABLE)
 

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,11 @@ def _check_output(out: Path, source: Path | None) -> None:
     """Before the call, for a reply that cannot be saved is lost."""
     if source is not None and out.resolve() == source.resolve():
         raise CallError(f"--out: {out} is the file to send", ExitCode.USAGE)
-    if not os.access(out.parent, os.W_OK | os.X_OK) or out.is_dir():
+    if out.exists() and not out.is_file():  # a pipe or a device is written to, not replaced
+        writable = not out.is_dir() and os.access(out, os.W_OK)
+    else:
+        writable = os.access(out.parent, os.W_OK | os.X_OK)
+    if not writable:
         raise CallError(f"--out: {out} cannot be written", ExitCode.USAGE)
 
 
@@ -196,13 +201,15 @@ def start(args: argparse.Namespace) -> ExitCode:
 
     settings = _load(args).settings
     choice = None if settings.app else resolve_profile(settings.profile, settings.engines)
-    pretty = sys.stderr.isatty() if settings.log_format == "auto" else None
-    logs.configure(
-        settings.log_level,
-        "pretty" if pretty or settings.log_format == "pretty" else "json",
-        color=config.wants_color(sys.stderr, os.environ),
-    )
+    if choice is not None:
+        settings = replace(settings, profile=choice.profile)  # what `status` shows is no "auto"
+    style = settings.log_format
+    if style == "auto":
+        style = "pretty" if sys.stderr.isatty() else "json"
+    logs.configure(settings.log_level, style, color=config.wants_color(sys.stderr, os.environ))
+    on_terminal = sys.stdout.isatty() and sys.stderr.isatty() and style == "pretty"
+    announcer = Announcer(sys.stdout, choice, live=on_terminal and settings.log_level == "info")
     try:
-        return asyncio.run(supervise(settings, Announcer(sys.stdout, choice)))
+        return asyncio.run(supervise(settings, announcer))
     except OSError as error:
         raise CallError(cannot_start(error, settings), ExitCode.CANNOT_LISTEN) from error

@@ -123,7 +123,7 @@ class Settings:
         "speech", "", "your own app as package.module:factory instead of the speech pipeline"
     )
     profile: str = setting(
-        "speech", "auto", "set of engines; auto takes cuda where it can, else embedded"
+        "speech", "auto", "set of engines; auto: the best that this machine can run"
     )
     engines: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The tables [vad], [stt], [llm] and [tts]: `engine` names it, the rest are its options."""

@@ -68,6 +68,17 @@ def configure(
     logging.captureWarnings(True)
 
 
+def hold() -> int:
+    """Keep this process's info and debug messages back; the level, for `release`."""
+    level = logging.getLogger(ROOT).level
+    logging.getLogger(ROOT).setLevel(max(level, logging.WARNING))
+    return level
+
+
+def release(level: int) -> None:
+    logging.getLogger(ROOT).setLevel(level)
+
+
 # --- one record ------------------------------------------------------------------------------
 
 

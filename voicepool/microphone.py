@@ -15,7 +15,8 @@ _MOST_PIECES = 250
 """Waiting to be sent; a network that is further behind loses sound instead of memory."""
 
 
-def _sounddevice() -> Any:
+def sounddevice_module() -> Any:
+    """The library that records. Raises CallError (USAGE) where it cannot be loaded."""
     try:
         import sounddevice
     except ImportError as error:
@@ -34,7 +35,7 @@ async def microphone(rate: int, piece: int) -> AsyncGenerator[Pcm, None]:
 
     Raises CallError (USAGE) where there is no microphone.
     """
-    sounddevice = _sounddevice()
+    sounddevice = sounddevice_module()
     loop = asyncio.get_running_loop()
     pieces: asyncio.Queue[Pcm] = asyncio.Queue(_MOST_PIECES)
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import voicepool
+from voicepool import logs
 from voicepool.config import CLIENT_URL, Settings
 from voicepool.logs import escape
+from voicepool.quantities import format_duration
 
 if TYPE_CHECKING:
     from voicepool.engines.registry import Choice
@@ -24,33 +26,60 @@ EXAMPLE = Path("examples/hello.wav")
 class Announcer:
     """Prints how far the server is, and the banner once it serves."""
 
-    def __init__(self, stream: TextIO, choice: Choice | None) -> None:
-        """`choice` is None where an app of the user's own is hosted."""
+    def __init__(self, stream: TextIO, choice: Choice | None, *, live: bool = False) -> None:
+        """`choice` is None where an app of the user's own is hosted.
+
+        `live`: a terminal, which the logs go to as well. The count of warm workers grows in place
+        there, and says what their "worker ready" would, so the log begins with the banner.
+        """
         self._stream = stream
         self._choice = choice
+        self._live = live
+        self._level = logs.hold() if live else None
 
     def __call__(self, supervisor: Supervisor, progress: Progress) -> None:
+        if progress.stage not in ("preloading", "warming") and self._level is not None:
+            logs.release(self._level)
+            self._level = None
         match progress.stage:
             case "preloading":
                 self._say(f"voicepool {voicepool.__version__}: loading {self._what(supervisor)}")
             case "warming":
-                self._say(f"warming up: {progress.warm} of {progress.target} workers ready")
+                self._count(f"warming up: {progress.warm} of {progress.target} workers ready")
             case "trouble":
                 self._say(f"trouble: {escape(progress.detail)}")
             case "serving":
                 self._say(banner(supervisor, progress, self._choice))
             case "draining":
-                self._say("no new calls; finishing those in progress (Ctrl-C again: stop now)")
+                self._say_draining(supervisor)
             case "stopped":
                 self._say("stopped")
+
+    def _say_draining(self, supervisor: Supervisor) -> None:
+        callers = supervisor.pool.snapshot().callers
+        if callers:
+            calls = "1 call has" if callers == 1 else f"{callers} calls have"
+            left = format_duration(supervisor.settings.drain_timeout)
+            self._say(f"no new calls; {calls} {left} to finish (Ctrl-C again: end them now)")
 
     def _what(self, supervisor: Supervisor) -> str:
         if self._choice is None:
             return f"the app {supervisor.settings.app}"
         return f"the {self._choice.profile} engines"
 
+    def _count(self, text: str) -> None:
+        if self._live:
+            # The cursor waits at the left, so that a log line covers this one.
+            self._write(f"\r\x1b[K{text}\r")
+        else:
+            self._say(text)
+
     def _say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        self._write(("\r\x1b[K" if self._live else "") + text + "\n")
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
 
 
 def banner(supervisor: Supervisor, progress: Progress, choice: Choice | None) -> str:

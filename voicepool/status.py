@@ -72,7 +72,8 @@ def _stranger(address: str) -> CallError:
 def _refused(status: int, address: str) -> CallError:
     if status == 401:
         return CallError(
-            "the server wants an API key: give it with VOICEPOOL_API_KEY or --api-key",
+            "the server wants a key and knows none that was given; "
+            "give it with VOICEPOOL_API_KEY or --api-key",
             ExitCode.UNREACHABLE,
         )
     if status == 404:

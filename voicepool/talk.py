@@ -21,7 +21,7 @@ from voicepool.calling import connect
 from voicepool.dialogue import RATE, Dialogue, Line, ProtocolError, Side
 from voicepool.errors import CallError, ExitCode
 from voicepool.logs import escape
-from voicepool.microphone import microphone
+from voicepool.microphone import microphone, sounddevice_module
 from voicepool.wavfile import Loudness, Pcm, read_wav, write_wav
 
 PIECE_MS = 20
@@ -72,7 +72,11 @@ async def talk(options: TalkOptions, report: Report, show: Show) -> None:
 
     A call from a microphone goes on until it is cancelled. Raises CallError and WavError.
     """
-    sound = None if options.file is None else read_wav(options.file, RATE)
+    if options.file is None:
+        sounddevice_module()  # a machine without one shall not take a worker to find out
+        sound = None
+    else:
+        sound = read_wav(options.file, RATE)
     began = time.monotonic()
 
     def tell(text: str) -> None:
@@ -116,6 +120,8 @@ class _Call:
         self._loudness = Loudness(RATE)
         self._news = time.monotonic()
         """When the server last said something."""
+        self._all_said = False
+        """Whether there is nothing left to send but silence."""
         self._dialogue = Dialogue(self._spoke_until, plays=not options.fast)
         report.dialogue = self._dialogue
 
@@ -130,7 +136,7 @@ class _Call:
                 ExitCode.CALL_FAILED,
             ) from None
         except ConnectionClosed as closed:
-            raise _broken_off(closed) from closed
+            raise _broken_off(self._websocket) from closed
         self._take(event)
         if event.get("type") != "session.created":
             raise CallError(
@@ -173,9 +179,10 @@ class _Call:
                 for event in self._dialogue.truncations():
                     await self._send(event)
         except ConnectionClosed as closed:
-            raise _broken_off(closed) from closed
-        if not self._dialogue.settled:
-            raise CallError("the server hung up before it had answered", ExitCode.CALL_FAILED)
+            raise _broken_off(self._websocket) from closed
+        # A polite end raises nothing, but may come too soon.
+        if not (self._all_said and self._dialogue.settled):
+            raise _broken_off(self._websocket)
 
     def _take(self, event: dict[str, Any]) -> None:
         self._news = time.monotonic()
@@ -194,14 +201,17 @@ class _Call:
                 async for piece in pieces:
                     await self._send_sound(piece)
         elif self._options.fast:
-            for utterance in utterances(sound):
+            parts = list(utterances(sound))
+            for number, utterance in enumerate(parts, 1):
                 known = len(self._dialogue.turns)  # before a server can notice this one
                 for piece in _pieces(utterance):
                     await self._send_sound(piece)
                     await asyncio.sleep(0)  # sending alone may never let the listener run
+                self._all_said = number == len(parts)
                 await self._until_answered(known)
         else:
             await self._send_paced(_pieces(sound))
+            self._all_said = True
             await self._until_answered(0)
         if not self._dialogue.turns:
             raise CallError("the server noticed no speech in the sound", ExitCode.CALL_FAILED)
@@ -245,7 +255,7 @@ class _Call:
         try:
             await self._websocket.send(json.dumps(event))
         except ConnectionClosed as closed:
-            raise _broken_off(closed) from closed
+            raise _broken_off(self._websocket) from closed
 
     def _spoke_until(self, before_ms: int) -> float | None:
         loud = self._loudness.last_loud_ms(before_ms)
@@ -287,9 +297,9 @@ def _not_realtime(why: str) -> CallError:
     )
 
 
-def _broken_off(closed: ConnectionClosed) -> CallError:
+def _broken_off(websocket: ClientConnection) -> CallError:
     """The connection ended without our asking."""
-    code = 1006 if closed.rcvd is None else closed.rcvd.code
+    code = websocket.close_code or 1006
     meaning = {
         1000: "the server hung up before it had answered",
         1001: "the server is shutting down, or the call reached its time limit",
@@ -298,5 +308,5 @@ def _broken_off(closed: ConnectionClosed) -> CallError:
         1011: "the server met a fault of its own",
         1012: "the server restarts; call again",
     }.get(code, "the server ended the call")
-    reason = f": {escape(closed.rcvd.reason)}" if closed.rcvd and closed.rcvd.reason else ""
+    reason = f": {escape(websocket.close_reason)}" if websocket.close_reason else ""
     return CallError(f"{meaning} (close code {code}{reason})", ExitCode.CALL_FAILED)

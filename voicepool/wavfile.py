@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import wave
@@ -43,7 +44,10 @@ def _explain(error: Exception) -> str:
             "not plain PCM (a compressed, float or extensible WAV); "
             "convert it with: ffmpeg -i IN.wav -c:a pcm_s16le OUT.wav"
         )
-    return "not a WAV file, or broken"
+    return (
+        "not a WAV file, or broken; "
+        "other sound is converted with: ffmpeg -i IN -c:a pcm_s16le OUT.wav"
+    )
 
 
 def _resampled(file: wave.Wave_read, rate: int) -> Iterator[Pcm]:
@@ -79,14 +83,20 @@ def _to_int16(samples: NDArray[np.float32]) -> Pcm:
 
 
 def write_wav(path: Path, sound: Pcm, rate: int) -> None:
-    """Write mono 16-bit; the file appears whole or not at all. Raises OSError."""
+    """Write mono 16-bit; a file appears whole or not at all. Raises OSError."""
+    whole = io.BytesIO()
+    with wave.open(whole, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(sound.astype("<i2").tobytes())
+    if path.exists() and not path.is_file():
+        # A pipe or a device, such as /dev/null, takes the sound; root could also replace it.
+        path.write_bytes(whole.getvalue())
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with partial.open("wb") as raw, wave.open(raw, "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(rate)
-            file.writeframes(sound.astype("<i2").tobytes())
+        partial.write_bytes(whole.getvalue())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
