@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import numpy as np
 import pytest
 
-from tests.calls import until
+from tests.calls import PATIENCE, until
 from tests.instruments import Cue, ScriptedModel, ToneSynthesizer, says
 from voicepool.engines.base import (
+    ChatDelta,
     ChatRequest,
     Finished,
     SpeechChunk,
@@ -124,6 +125,22 @@ async def test_a_failure_is_the_last_part() -> None:
     parts = await Maker([TextDelta("One two. "), ValueError("no")]).parts()
     assert isinstance(parts[-1], Failed)
     assert parts[-1].stage == "llm"
+
+
+class SelfCancelling(ScriptedModel):
+    async def generate(self, request: ChatRequest) -> AsyncGenerator[ChatDelta, None]:
+        yield TextDelta("One two. ")
+        raise asyncio.CancelledError
+
+
+async def test_a_model_whose_request_is_cancelled_below_it_has_failed() -> None:
+    """Without an end of its parts the reader, and every response after it, would wait for ever."""
+    maker = Maker([])
+    maker.model = SelfCancelling(lambda _: [])
+    async with asyncio.timeout(PATIENCE):
+        last = (await maker.parts())[-1]
+    assert isinstance(last, Failed)
+    assert last.stage == "llm"
 
 
 async def test_nobody_reads_and_nothing_grows() -> None:

@@ -48,6 +48,8 @@ SETTINGS = [
 ]
 
 step = st.one_of(
+    st.tuples(st.just("turn"), st.integers(200, 600)),
+    st.tuples(st.just("turn"), st.integers(200, 600)),
     st.tuples(st.just("speech"), st.integers(40, 600)),
     st.tuples(st.just("silence"), st.sampled_from([100, 250, 600, 1500])),
     st.tuples(st.just("configure"), st.integers(0, len(SETTINGS) - 1)),
@@ -62,6 +64,8 @@ step = st.one_of(
 async def take(call: Call, what: str, value: Any) -> None:
     pipeline = call.pipeline
     match what:
+        case "turn":
+            await call.hear(silence(300), speech(value), silence(800))
         case "speech":
             await call.hear(speech(value))
         case "silence":

@@ -155,6 +155,27 @@ async def test_nothing_is_begun_where_nothing_may_be(settings: PipelineSettings)
         assert len(model_of(call).requests) == 1
 
 
+@pytest.mark.parametrize("remember", [True, False], ids=["in the conversation", "out of band"])
+async def test_a_model_that_is_at_work_is_not_asked_ahead(remember: bool) -> None:
+    """It would answer what is asked of it now the later, and this call has only the one."""
+    go = asyncio.Event()
+    chosen = engines(lambda request: [go, *echo(request)] if not go.is_set() else echo(request))
+    turns = TurnSettings(interrupt_response=False)
+    async with Call(chosen, PipelineSettings(turns=turns)) as call:
+        asked = ResponseRequest(messages=[Message("user", "this")], remember=remember)
+        first = call.pipeline.respond(asked)
+        await call.hear(*SPOKEN, PAUSE)
+        await call.next(PartialTranscript)
+        await until(lambda: not call.pipeline._stt._jobs.qsize())
+        assert len(model_of(call).requests) == 1
+        go.set()
+        await call.hear(REST)
+        done = [await call.next(ResponseDone) for _ in range(2)]
+        assert done[0].response_id == first
+        assert not done[1].timing.speculated
+        assert len(model_of(call).requests) == 2
+
+
 async def test_a_tool_is_not_called_before_the_turn_is_confirmed() -> None:
     tool = ToolCall("call_1", "open_door", "{}")
     async with Call(engines(lambda _: [tool])) as call:

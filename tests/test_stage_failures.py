@@ -141,6 +141,25 @@ async def test_a_model_that_says_nothing_for_too_long() -> None:
         await good_turn(call)
 
 
+@pytest.mark.parametrize("place", ["generation.Clauses.push", "playback.Playback.add_sound"])
+async def test_a_fault_of_ours_is_logged_by_its_place_and_never_by_its_words(
+    place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(SECRET)
+
+    async with Call(engines(), PipelineSettings(speculate=False)) as call:
+        with monkeypatch.context() as patch:
+            patch.setattr(f"voicepool.{place}", fail)
+            await call.hear(*TURN)
+            done = await call.next(ResponseDone)
+            assert (done.status, done.reason) == ("failed", "pipeline")
+        await good_turn(call)
+    (fault,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert "in fail" in vars(fault)["frames"]
+    assert SECRET not in caplog.text + str(vars(fault)) + done.message
+
+
 class Unaskable(Loaded):
     def generate(self, request: ChatRequest) -> AsyncGenerator[ChatDelta, None]:
         raise RuntimeError("no such model")

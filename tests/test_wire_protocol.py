@@ -82,6 +82,23 @@ def test_sound_at_another_rate_is_a_fault_of_ours(wire: Wire) -> None:
         wire.hear(events.ResponseAudio("resp_1", "item_a", np.zeros(9, np.float32), 16_000))
 
 
+@pytest.mark.parametrize("first", ["turn", "reply"])
+def test_the_first_item_is_first_though_the_client_was_quicker(wire: Wire, first: str) -> None:
+    """The pipeline had it before the client's, whose item is told without going through it."""
+    wire.say("conversation.item.create", item=text_item("x", id="msg_1"))
+    if first == "turn":
+        wire.hear(events.TurnCommitted("item_t", None))
+    else:
+        spoken_reply(wire, item_id="item_t")
+    added = [each for each in wire.sent if each["type"] == "conversation.item.added"]
+    assert [(each["item"]["id"], each["previous_item_id"]) for each in added] == [
+        ("msg_1", None),
+        ("item_t", None),
+    ]
+    (last,) = wire.say("conversation.item.create", item=text_item("y", id="msg_2"))[:1]
+    assert last["previous_item_id"] == "msg_1"
+
+
 def test_sound_is_marked_with_its_item(wire: Wire) -> None:
     wire.hear(
         events.ResponseStarted("resp_1", events.ResponseRequest()),
