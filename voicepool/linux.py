@@ -168,6 +168,13 @@ def raise_oom_score(score: int = 500) -> None:
         Path("/proc/self/oom_score_adj").write_text(str(score))
 
 
+def trim_heap() -> None:
+    """Give freed heap back to the kernel (glibc only, see malloc_trim(3))."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def private_bytes() -> int:
     """Memory that would come back if this process died: private pages and its swap, in bytes."""
     total = 0

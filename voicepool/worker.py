@@ -274,6 +274,7 @@ class Worker:
             await self._in_thread(self._load_and_warm)
             async with asyncio.timeout(REHEARSAL_SECONDS):
                 await self._rehearse()
+        linux.trim_heap()  # a third of what warming up has touched, for as long as it is idle
         self._measure()
         self._send(ipc.Ready(self._footprint))
 

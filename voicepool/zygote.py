@@ -7,7 +7,6 @@ When the supervisor is gone it buries the workers, removes the runtime directory
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import logging
@@ -214,14 +213,7 @@ def prepare(app: App) -> None:
     worker.preload()
     gc.collect()
     gc.freeze()
-    _trim()
-
-
-def _trim() -> None:
-    """Give freed heap back to the kernel (glibc only)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    linux.trim_heap()
 
 
 def main() -> None:
