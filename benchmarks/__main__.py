@@ -1,4 +1,4 @@
-"""`python -m benchmarks [ROW...] [--json FILE] [--quick]`: take figures, print them, keep them."""
+"""`python -m benchmarks [ROW...] [--json FILE] [--markdown] [--quick]`: take and show figures."""
 
 from __future__ import annotations
 
@@ -83,6 +83,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"all, or any of {', '.join(ROWS)}")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--quick", action="store_true", help="few samples: proves that it runs")
     options = parser.parse_args(arguments)
     wanted = list(ROWS) if options.rows in ([], ["all"]) else options.rows
@@ -93,9 +94,10 @@ def main(arguments: list[str]) -> None:
     for name in wanted:
         print(f"measuring {name}", file=sys.stderr, flush=True)
         figures += ROWS[name](options.quick)
-    if options.json:
-        options.json.write_text(json.dumps(document(figures, before), indent=1) + "\n")
-    Console(width=None if sys.stdout.isatty() else 200).print(table(figures))
+        if options.json:  # after every row: a run takes long, and what is there is there
+            options.json.write_text(json.dumps(document(figures, before), indent=1) + "\n")
+    wide = options.markdown or not sys.stdout.isatty()
+    Console(width=250 if wide else None).print(table(figures, markdown=options.markdown))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from rich import box
 from rich.table import Table
 
 SCHEMA: Final = 1
@@ -138,9 +139,9 @@ def document(figures: Sequence[Figure], conditions: Mapping[str, Any]) -> dict[s
     return {"schema": SCHEMA, "conditions": dict(conditions), "figures": lines}
 
 
-def table(figures: Sequence[Figure]) -> Table:
+def table(figures: Sequence[Figure], *, markdown: bool = False) -> Table:
     """The run for people."""
-    shown = Table(box=None, pad_edge=False)
+    shown = Table(box=box.MARKDOWN if markdown else None, pad_edge=markdown)
     shown.add_column("row")
     shown.add_column("case")
     for name in ("p50", "p99", "against", "ref p50", "ref p99", "ratio p50", "ratio p99", "spread"):

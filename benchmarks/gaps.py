@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from benchmarks.apps import FRAME, FRAME_SECONDS
 from benchmarks.figures import Figure, Target, absolute, compare
@@ -23,37 +24,43 @@ def gaps(segments: int, seconds: float) -> Iterator[Figure]:
         Pool("benchmarks.apps:paced", profile="embedded", workers=1, max_connections=2) as pool,
         Call(pool.address) as call,
     ):
+        pool.until("worker ready", 1)
+        _listen(call, _passed(1.0))  # the sound that came meanwhile
         for _ in range(segments):
-            pool.until("worker ready", 1)
-            alone += _listen(call, seconds)
+            alone += _listen(call, _passed(seconds))
             stop = threading.Event()
             others = threading.Thread(target=_come_and_go, args=(pool, stop))
             others.start()
-            busy += _listen(call, seconds)
+            busy += _listen(call, _passed(seconds))
             stop.set()
+            # Listen on while the last refill ends, or what nobody heard would be counted next.
+            _listen(call, partial(_ended, others))
             others.join()
     yield compare(
         "gaps", "during refills", "ms", busy, alone, "the same call, no refill", Target("p99", 1.2)
     )
 
 
-def _listen(call: Call, seconds: float) -> list[float]:
-    """Milliseconds between frames."""
-    # What came while nobody listened is in the buffer: hear it out first.
-    while _next(call) < FRAME_SECONDS / 2:
-        pass
+def _listen(call: Call, over: Callable[[], bool]) -> list[float]:
+    """Milliseconds between frames until it is over."""
     found: list[float] = []
-    began = time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        found.append(1000 * _next(call))
+    last = time.perf_counter()
+    while not over():
+        call.receive()
+        now = time.perf_counter()
+        found.append(1000 * (now - last))
+        last = now
     return found
 
 
-def _next(call: Call) -> float:
-    """Seconds until the next frame."""
-    began = time.perf_counter()
-    call.receive()
-    return time.perf_counter() - began
+def _ended(thread: threading.Thread) -> bool:
+    return not thread.is_alive()
+
+
+def _passed(seconds: float) -> Callable[[], bool]:
+    """Whether so much time has passed since this call."""
+    end = time.perf_counter() + seconds
+    return lambda: time.perf_counter() > end
 
 
 def _come_and_go(pool: Pool, stop: threading.Event) -> None:

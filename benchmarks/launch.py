@@ -16,6 +16,7 @@ from websockets.asyncio.server import serve
 from benchmarks.apps import greet
 from voicepool import logs
 from voicepool.config import Settings
+from voicepool.frontdoor import BACKLOG
 from voicepool.progress import Progress
 from voicepool.supervisor import Supervisor, supervise
 
@@ -30,7 +31,8 @@ def _say(stage: str, address: str, detail: str = "") -> None:
 
 async def bare() -> None:
     """The plainest server there is, set up like a worker's, for all callers in one process."""
-    async with serve(greet, "127.0.0.1", 0, compression=None) as server:
+    # asyncio's own backlog of 100 would lose callers of a burst for a second.
+    async with serve(greet, "127.0.0.1", 0, compression=None, backlog=BACKLOG) as server:
         host, port = next(iter(server.sockets)).getsockname()[:2]
         _say("serving", f"{host}:{port}")
         await server.serve_forever()

@@ -66,7 +66,9 @@ class Server:
         for lines in (self._out, self._err):
             lines.read()
         if self._out.ended:
-            raise RuntimeError(f"the server ended: {self._err.last}")
+            status = self.process.wait(DEADLINE)
+            self._err.read()
+            raise RuntimeError(f"the server ended ({status}): {self._err.last}")
 
     def close(self) -> None:
         """End it, calls included."""

@@ -18,7 +18,7 @@ from typing import Self
 DEADLINE = 60.0
 """Generous: reached only by what is broken."""
 
-_TEXT, _BINARY, _CLOSE = 1, 2, 8
+_BINARY, _CLOSE, _PING, _PONG = 2, 8, 9, 10
 _HEAD = (
     "GET {path} HTTP/1.1\r\n"
     "Host: {host}:{port}\r\n"
@@ -79,13 +79,20 @@ class Call:
         self._buffer += data
 
     def receive(self) -> bytes:
-        """The next message."""
+        """The next message. A ping on the way is answered, or the server would hang up."""
+        opcode, payload = self._frame()
+        while opcode == _PING:
+            self.sock.sendall(frame(_PONG, payload))
+            opcode, payload = self._frame()
+        return payload
+
+    def _frame(self) -> tuple[int, bytes]:
         while (size := message_size(self._buffer)) is None or len(self._buffer) < size:
             self._more()
         start = 4 if self._buffer[1] == 126 else 2
-        payload = bytes(self._buffer[start:size])
+        opcode, payload = self._buffer[0] & 0x0F, bytes(self._buffer[start:size])
         del self._buffer[:size]
-        return payload
+        return opcode, payload
 
     def send(self, payload: bytes) -> None:
         """One binary message."""
