@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from websockets.exceptions import ConnectionClosedError
+from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection
 
@@ -299,12 +299,29 @@ def test_client_that_never_reads(speech_server: PoolServer) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
+def test_call_that_is_too_long(start_pool: Callable[..., PoolServer]) -> None:
+    """Told in the protocol's words, then closed as a client that reconnects expects it."""
+    server = start_pool(app="", workers=1, call_limit=1.0)
+    with server.call(PATH) as client:
+        reply(client)
+        error = until(client, "error")["error"]
+        assert error["code"] == "session_expired"
+        assert error["message"].startswith("Your session hit the maximum duration of ")
+        with pytest.raises(ConnectionClosedOK) as closed:
+            client.recv(timeout=DEADLINE)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1001
+    server.until_idle()
+
+
 def test_no_words_in_the_logs_of_a_pool(speech_server: PoolServer) -> None:
     """At debug level, after all that the tests above have done."""
     with undisturbed(speech_server), speech_server.call(PATH) as client:
         reply(client)
-        speech_server.logged("session began")
+        until(client, "response.done")
     log = "".join(speech_server.stderr).lower()
     assert "session ended" in log
     for words in ("long story", "once upon", "square of seven", SILENCE[:40].lower()):
         assert words not in log
+    rehearsed = [line for line in speech_server.logs if line.get("connection") == 0]
+    assert {line["level"] for line in rehearsed} == {"debug"}

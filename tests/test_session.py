@@ -19,7 +19,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from tests.instruments import Cue, ScriptedRecognizer, engines, says
+from tests.instruments import Cue, ScriptedRecognizer, ScriptedStream, engines, says
 from tests.realtime import Brackets, validate
 from voicepool.audio import Resampler
 from voicepool.engines.base import ChatRequest, Engines, Finished, TextDelta
@@ -360,6 +360,37 @@ async def test_a_client_that_vanishes_leaves_nothing(how: str, when: str) -> Non
             client.websocket.transport.abort()
         assert (await host.ended()).exception() is None
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+class Stuck(ScriptedRecognizer):
+    """Hears nothing until it is released, however long that takes."""
+
+    def __post_init__(self) -> None:
+        """The gate is closed from the start."""
+
+    def stream(self, *, language: str | None = None, prompt: str = "") -> ScriptedStream:
+        self.gate.wait()
+        return super().stream()
+
+
+async def test_a_client_that_vanishes_is_not_listened_to_any_more() -> None:
+    """However much of its sound has yet to be heard."""
+    stt = Stuck()
+    app = SpeechApp(engines(stt=stt))
+    async with (
+        hosting(app) as (host, port),
+        connect(f"ws://127.0.0.1:{port}/v1/realtime", compression=None) as websocket,
+    ):
+        client = Client(websocket)
+        await client.send("session.update", session={"audio": {"input": MANUAL}})
+        for _ in range(5):
+            await client.append(sound(20_000))
+        await client.until("session.updated")
+        websocket.transport.abort()
+        call = await host.ended()
+        assert not stt.gate.is_set()
+        stt.gate.set()
+    assert call.exception() is None
 
 
 async def dial(port: int) -> tuple[socket.socket, Callable[[bytes], Awaitable[None]]]:

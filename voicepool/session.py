@@ -82,13 +82,16 @@ class Session:
             log.log(self._log_level, "session ended", extra={"ended": ended, **figures})
 
     async def _race(self) -> None:
-        """All three tasks until one ends, which ends the call; raises what that one raised."""
+        """All tasks until one ends, which ends the call; raises what that one raised."""
         for action in self._protocol.open():
             await self._do(action)
-        tasks = [
+        tasks: list[asyncio.Task[None]] = [
             asyncio.create_task(self._listen()),
             asyncio.create_task(self._tell()),
             asyncio.create_task(self._sender.run()),
+            # What a client sent before it left is many messages at most, but may be an hour of
+            # sound: nobody waits for what comes of it.
+            asyncio.create_task(self._websocket.wait_closed()),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
