@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.pools import PoolServer, hello
+from voicepool import reception
+from voicepool.config import Settings
+from voicepool.errors import ConfigError
+from voicepool.zygote import RESERVED, check_paths, load_app
 
 Start = Callable[..., PoolServer]
 
@@ -109,6 +113,26 @@ def test_app_that_cannot_be_had_is_a_clear_error(start_pool: Start, app: str, wo
     server = start_pool(app=app, wait=False)
     assert server.wait() == 2
     assert words in server.progress[1]["detail"]
+
+
+def test_app_that_is_no_python_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "typo.py").write_text("\ndef create(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"typo.py:2: not valid Python"):
+        load_app("typo:create", Settings())
+
+
+@pytest.mark.parametrize("paths", [[], "/echo", ["echo"], ["/echo", "/healthz"]])
+def test_paths_that_no_caller_could_reach(paths: Sequence[str]) -> None:
+    with pytest.raises(ConfigError, match="path"):
+        check_paths(paths)
+    assert check_paths(("/a", "/b")) == ["/a", "/b"]
+
+
+def test_reserved_paths_are_those_that_the_supervisor_answers() -> None:
+    assert RESERVED == (reception.HEALTHZ, reception.READYZ, reception.STATUS)
 
 
 def test_preload_that_exits_is_tried_again(

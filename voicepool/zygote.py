@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import msgspec
@@ -30,6 +30,8 @@ from voicepool.errors import ConfigError, EngineUnavailable, IpcError
 
 log = logging.getLogger("voicepool.zygote")
 
+RESERVED = ("/healthz", "/readyz", "/status")
+"""Paths that the supervisor answers itself."""
 BURIAL_SECONDS = 0.7
 """How long the zygote waits for workers that the kernel is killing after the supervisor's death."""
 
@@ -56,6 +58,19 @@ def load_app(name: str, settings: Settings) -> App:
     return app
 
 
+def check_paths(paths: Sequence[str]) -> list[str]:
+    """What an app's `paths` must be for a caller to find it. Raises ConfigError."""
+    if isinstance(paths, str) or not paths:
+        raise ConfigError(f'the app\'s paths must be a list such as ["/echo"], not {paths!r}')
+    for path in paths:
+        if not path.startswith("/") or path in RESERVED:
+            raise ConfigError(
+                f"the app's path {path!r} cannot be reached: a path begins with / and is none of "
+                + ", ".join(RESERVED)
+            )
+    return list(paths)
+
+
 def _find_factory(name: str, module_name: str, factory_name: str) -> Callable[[], object]:
     if os.getcwd() not in sys.path:  # noqa: PTH109
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
@@ -66,6 +81,9 @@ def _find_factory(name: str, module_name: str, factory_name: str) -> Callable[[]
             f"--app {name!r}: no module named {error.name!r} can be imported from the current "
             "directory or the environment; check the spelling, or install the package"
         ) from error
+    except SyntaxError as error:
+        where = f"{error.filename}:{error.lineno}"
+        raise ConfigError(f"--app {name!r}: {where}: not valid Python: {error.msg}") from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise ConfigError(f"--app {name!r}: {module_name} has no callable {factory_name!r}")
@@ -258,7 +276,7 @@ def _prepare_app(
         ipc.check_version(configure.version, "supervisor")
         app = load_app(configure.app, settings)
         prepare(app)
-        paths = list(app.paths)
+        paths = check_paths(app.paths)
     except (Exception, SystemExit) as error:
         # Libraries raise SystemExit when a download fails; it must not look like a clean end.
         permanent = isinstance(error, ConfigError | EngineUnavailable | ImportError | IpcError)
