@@ -12,7 +12,7 @@ from rich.console import Console
 
 from benchmarks.figures import Figure, document, table
 from benchmarks.gaps import gaps, supervisor
-from benchmarks.handoff import bursts, handoff
+from benchmarks.handoff import bursts, handoff, in_a_row
 from benchmarks.memory import memory
 from benchmarks.processes import conditions
 from benchmarks.refill import refill_embedded, refill_tiny
@@ -27,6 +27,10 @@ _FEW = (2,)
 
 def _handoff(quick: bool) -> Iterator[Figure]:
     yield from handoff(3, _FEW) if quick else handoff(300)
+
+
+def _handoff_in_a_row(quick: bool) -> Iterator[Figure]:
+    yield from in_a_row(4, _FEW) if quick else in_a_row(400)
 
 
 def _handoff_refill(quick: bool) -> Iterator[Figure]:
@@ -67,6 +71,7 @@ def _turn(quick: bool) -> Iterator[Figure]:
 
 ROWS: dict[str, Row] = {
     "hand-off": _handoff,
+    "hand-off-row": _handoff_in_a_row,
     "hand-off-refill": _handoff_refill,
     "burst": _burst,
     "refusal": _refusal,

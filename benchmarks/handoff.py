@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from benchmarks.figures import Figure, Target, compare
@@ -23,6 +24,33 @@ def handoff(samples: int, sizes: tuple[int, ...] = SIZES, spare: int = 0) -> Ite
         # A refill at once has no promise of its own: design counts the warm, quiet pool.
         targets = () if spare else (Target("p50", 1.35, 1.15), Target("p99", 1.5, 1.3))
         yield compare("hand-off", case.format(size), "ms", ours, reference, _BARE, *targets)
+
+
+def in_a_row(samples: int, sizes: tuple[int, ...] = SIZES) -> Iterator[Figure]:
+    """Callers one right after another, as many as there are workers, who all stay: the pool has no
+    room for a refill meanwhile. Then all hang up, and the next round waits for the replacements."""
+    targets = (Target("p50", 1.35, 1.15), Target("p99", 1.5, 1.3))
+    for size in sizes:
+        ours: list[float] = []
+        reference: list[float] = []
+        with Bare() as bare, _pool(size) as pool:
+            _fill(bare, size)
+            for i in range(max(2, samples // size)):
+                for server in (pool, bare) if i % 2 else (bare, pool):
+                    (ours if server is pool else reference).extend(_fill(server, size))
+        case = f"{size} workers, in a row"
+        yield compare("hand-off", case, "ms", ours, reference, _BARE, *targets)
+
+
+def _fill(server: Pool | Bare, size: int) -> list[float]:
+    """Milliseconds to each caller's first message."""
+    if isinstance(server, Pool):
+        server.expect()
+    with contextlib.ExitStack() as calls:
+        taken = [calls.enter_context(Call(server.address)).seconds * 1000 for _ in range(size)]
+    if isinstance(server, Pool):
+        server.settle(size)
+    return taken
 
 
 def _alternate(pool: Pool, bare: Bare, samples: int) -> tuple[list[float], list[float]]:

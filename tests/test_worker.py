@@ -43,6 +43,13 @@ def test_warm_up_that_always_fails_backs_off_and_says_why(start_pool: Start, fla
     server.until_status(lambda s: s["pool"]["last_error"] == "", "forgot the trouble")
 
 
+def test_app_that_cannot_serve_a_rehearsal_is_not_ready(start_pool: Start) -> None:
+    server = start_pool(app="tests.apps.troubled:CannotServe", wait=False)
+    server.may_log_tracebacks = True
+    assert "this pipeline takes no sockets" in server.stage("trouble")["detail"]
+    assert not server.workers("idle")
+
+
 def test_warm_up_runs_at_low_priority_and_the_call_does_not(start_pool: Start) -> None:
     server = start_pool(app="tests.apps.troubled:TellsPriority")
     with server.call() as caller:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -23,7 +22,7 @@ class Deadlines(Generic[K]):
         self._at: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._entry: dict[K, tuple[float, int]] = {}
-        self._order = itertools.count()
+        self._order = 0
 
     def __len__(self) -> int:
         return len(self._at)
@@ -72,13 +71,15 @@ class Deadlines(Generic[K]):
             yield key
 
     def _push(self, key: K, at: float) -> None:
-        order = next(self._order)
-        self._entry[key] = (at, order)
-        heapq.heappush(self._heap, (at, order, key))
+        self._order += 1
+        self._entry[key] = (at, self._order)
+        heapq.heappush(self._heap, (at, self._order, key))
 
     def _compact(self) -> None:
         if len(self._heap) <= 2 * len(self._at) + 64:
             return
-        self._heap = [(at, next(self._order), key) for key, at in self._at.items()]
+        # Numbered anew: what is left in the heap afterwards is older than any later push.
+        self._heap = [(at, order, key) for order, (key, at) in enumerate(self._at.items())]
+        self._order = len(self._heap)
         self._entry = {key: (at, order) for at, order, key in self._heap}
         heapq.heapify(self._heap)

@@ -43,6 +43,7 @@ def _shortage(snapshot: Snapshot, target: int) -> str:
         return ""
     return (
         f"{snapshot.target} of {target} workers fit into the memory of {device} "
-        f"(a worker takes {snapshot.estimate.host >> 20} MiB): free memory there, raise "
-        "ram_budget or lower ram_reserve, or start with fewer --workers"
+        f"(a worker takes {snapshot.estimate.host >> 20} MiB, by ram_per_worker until one has been "
+        "measured): free memory there, raise ram_budget, lower ram_reserve or ram_per_worker, or "
+        "start with fewer --workers"
     )

@@ -32,7 +32,7 @@ class RuntimeDir:
         try:
             self._lock = _lock(self.path)
         except OSError:
-            shutil.rmtree(self.path, ignore_errors=True)
+            self.path.rmdir()
             raise
 
     def close(self) -> None:
@@ -50,6 +50,7 @@ def _lock(folder: Path) -> int:
         unlocked.rename(folder / _LOCK)
     except OSError:
         os.close(lock)
+        unlocked.unlink()
         raise
     return lock
 

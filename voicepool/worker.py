@@ -46,6 +46,8 @@ REHEARSAL_SECONDS = 60.0
 LINGER_SECONDS = 2.0
 """How long a caller may take to finish the closing handshake and close TCP."""
 HANDSHAKE_SECONDS = 10.0
+MAX_QUEUED_MESSAGES = 4
+"""Messages read ahead of the app; times the largest message, what a hostile caller can occupy."""
 FOOTPRINT_EVERY = 5
 """Heartbeats between two measurements of memory, which walks the page tables."""
 MAX_MESSAGE_SIZE = 1 << 20
@@ -205,6 +207,7 @@ async def _serve(
         compression=None,
         select_subprotocol=choose,
         max_size=max_size,
+        max_queue=MAX_QUEUED_MESSAGES,
         open_timeout=HANDSHAKE_SECONDS,
         close_timeout=LINGER_SECONDS,
         logger=_silent,
@@ -243,6 +246,7 @@ class Worker:
         self._handled: asyncio.Future[str] = loop.create_future()
         self._stopped: asyncio.Future[str] = loop.create_future()
         self._handler: asyncio.Task[None] | None = None
+        self._rehearsal_error: Exception | None = None
 
     async def run(self) -> int:
         """From the first load to the end of the one call; the exit status."""
@@ -288,6 +292,8 @@ class Worker:
                 # One whole fake call, where the app has one to play; the others warm the server.
                 if count == 0 and isinstance(self.app, Rehearsing):
                     await self.app.rehearse(client)
+            if self._rehearsal_error is not None:
+                raise self._rehearsal_error
 
     def _fail(self, error: BaseException) -> int:
         permanent = isinstance(error, ConfigError | EngineUnavailable | ImportError)
@@ -380,8 +386,7 @@ class Worker:
 
     async def _handle(self, websocket: ServerConnection) -> None:
         if self._caller is None:
-            caller.set(Caller(0, "", 0, ""))
-            await self.app.serve(websocket)
+            await self._take_part(websocket)
             return
         caller.set(self._caller)
         self._handler = asyncio.current_task()
@@ -390,6 +395,17 @@ class Worker:
             outcome = await self._talk(websocket)
         finally:
             self._handled.set_result(outcome)
+
+    async def _take_part(self, websocket: ServerConnection) -> None:
+        """Serve a fake caller; an app that cannot do that is not ready for a real one."""
+        caller.set(Caller(0, "", 0, ""))
+        try:
+            await self.app.serve(websocket)
+        except ConnectionClosed:
+            pass
+        except Exception as error:
+            self._rehearsal_error = error
+            raise
 
     async def _talk(self, websocket: ServerConnection) -> str:
         """Let the app talk to the caller, and close as is due; the outcome."""

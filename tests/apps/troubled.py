@@ -28,6 +28,13 @@ class FailsToWarm(Echo):
             raise RuntimeError("the model is cold")
 
 
+class CannotServe(Echo):
+    """As an app whose author forgot to write `async def`, or to test it."""
+
+    async def serve(self, websocket: ServerConnection) -> None:
+        raise TypeError("this pipeline takes no sockets")
+
+
 class LacksModel(Echo):
     def load(self, device: str) -> None:
         raise EngineUnavailable("model tiny.bin is missing; fetch it with: make tiny.bin")
