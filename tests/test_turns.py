@@ -158,6 +158,14 @@ def test_milliseconds_and_samples() -> None:
     assert milliseconds_of(PAUSE) == 160
 
 
+def test_turn_ended_by_hand_at_the_moment_of_its_pause() -> None:
+    detector = TurnDetector(PLAIN, W)
+    levels = [*[0.9] * 10, *[0.0] * (PAUSE // W)]
+    events = [event for level in levels for event in detector.push(level)]
+    assert events[-1] == Paused(detector.now)
+    assert detector.end_turn() == [Stopped(detector.now)]
+
+
 any_settings = st.builds(
     TurnSettings,
     threshold=st.floats(0, 1),
@@ -197,17 +205,19 @@ def test_turns_are_well_formed_whatever_happens(
 
 def check_well_formed(events: list[TurnEvent]) -> None:
     """Started and Stopped alternate; Paused and Resumed lie between; no time goes back."""
-    last = 0
+    last = began = 0
     started = paused = False
     for event in events:
         match event:
             case Started(start):
                 assert not started
                 assert start >= last
-                started, last = True, start
+                started, last, began = True, start, start
             case Stopped(end):
                 assert started
-                assert end > last
+                # Ended by hand it may be over at the very moment of its last pause.
+                assert end > began
+                assert end >= last
                 started = paused = False
                 last = end
             case Paused(at):
