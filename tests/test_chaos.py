@@ -76,6 +76,9 @@ def test_every_caller_has_one_outcome_under_random_kills(
         warmups=2,
         max_waiting=64,
         queue_timeout=60,
+        # Whoever is stopped while it starts or warms up is found by its deadline alone.
+        hello_timeout=3.0,
+        warm_up_timeout=3.0,
         ack_timeout=0.5,
         heartbeat_timeout=1.5,
         stop_timeout=0.5,
