@@ -10,12 +10,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.pools import PoolServer, hello
+from tests.rawhttp import upgrade
 
 Start = Callable[..., PoolServer]
-UPGRADE = (
-    b"GET /echo HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
+UPGRADE = upgrade()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

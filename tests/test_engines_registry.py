@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from voicepool.config import STAGES
 from voicepool.engines import base, espeak, options, pocketsphinx, registry, silero
 from voicepool.engines.phrasebook import engine
 from voicepool.errors import ConfigError, EngineUnavailable
@@ -29,7 +30,7 @@ def test_auto_is_embedded_and_says_why() -> None:
 
 def test_profiles_name_engines_that_exist() -> None:
     for profile in registry.PROFILES.values():
-        assert set(profile) == set(registry.STAGES)
+        assert set(profile) == set(STAGES)
         for stage, name in profile.items():
             assert name in registry.ENGINES[stage]
 

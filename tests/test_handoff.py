@@ -16,22 +16,12 @@ import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from tests.pools import PoolServer, hello
+from tests.rawhttp import read_all, upgrade
 from voicepool.access import fingerprint
 
 Start = Callable[..., PoolServer]
 
-UPGRADE = (
-    b"GET /echo HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-
-
-def read_all(sock: socket.socket) -> bytes:
-    """Until the server closes; a reset raises."""
-    data = b""
-    while piece := sock.recv(65536):
-        data += piece
-    return data
+UPGRADE = upgrade()
 
 
 def spins(server: PoolServer) -> bool:

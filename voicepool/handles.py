@@ -22,10 +22,8 @@ from voicepool.pool import Reason
 
 log = logging.getLogger("voicepool.supervisor")
 
-DUMP_SIGNAL: Final = signal.SIGUSR2
-"""Makes a worker write the stacks of all its threads to stderr (`worker.DUMP_SIGNAL`)."""
 DUMP_SECONDS: Final = 0.1
-"""What a hung worker gets for that before it is killed."""
+"""What a hung worker gets to write its stacks before it is killed."""
 
 _HUNG = frozenset(
     {
@@ -132,7 +130,7 @@ class WorkerHandle:
     def kill(self, reason: Reason) -> None:
         """SIGKILL, with a dump of the stacks first where the worker hangs."""
         if self._pidfd is not None and reason in _HUNG:
-            linux.signal_pidfd(self._pidfd, DUMP_SIGNAL)
+            linux.signal_pidfd(self._pidfd, ipc.DUMP_SIGNAL)
             self._loop.call_later(DUMP_SECONDS, self._kill)
         else:
             self._kill()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import os
+import signal
 import socket
 from collections.abc import Sequence
 from types import TracebackType
@@ -25,6 +26,8 @@ MAX_MESSAGE: Final = 96 * 1024
 """Every receive allocates as much: from 128 KiB on it would be mapped and unmapped each time, at
 five times the cost of the receiving itself."""
 MAX_FDS: Final = 4
+DUMP_SIGNAL: Final = signal.SIGUSR2
+"""From supervisor to worker: write the stacks of all threads to stderr, even when stuck."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

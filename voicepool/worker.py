@@ -51,8 +51,6 @@ MAX_QUEUED_MESSAGES = 4
 FOOTPRINT_EVERY = 5
 """Heartbeats between two measurements of memory, which walks the page tables."""
 MAX_MESSAGE_SIZE = 1 << 20
-DUMP_SIGNAL = signal.SIGUSR2
-"""Makes a worker write the stacks of all its threads to stderr, even when it is stuck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,7 @@ def _settle(lifeline: int, place: Place) -> None:
     linux.raise_oom_score()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    faulthandler.register(DUMP_SIGNAL, all_threads=True)
+    faulthandler.register(ipc.DUMP_SIGNAL, all_threads=True)
     os.environ["TMPDIR"] = place.tmpdir
     tempfile.tempdir = None
     _place_on(place.device)

@@ -24,7 +24,7 @@ import msgspec
 
 from voicepool import ipc, linux, logs, worker
 from voicepool.app import App
-from voicepool.budget import HOST, Cost
+from voicepool.budget import Cost
 from voicepool.config import Settings, wants_color
 from voicepool.errors import ConfigError, EngineUnavailable, IpcError
 
@@ -285,7 +285,7 @@ def _prepare_app(
         channel.send(ipc.ZygoteFailed(worker.describe(error), permanent))
         return None
     footprint = Cost(host=linux.private_bytes())
-    log.info("zygote ready", extra={"pid": os.getpid(), "device": HOST})
+    log.info("zygote ready", extra={"pid": os.getpid()})
     channel.send(ipc.ZygoteReady(ipc.PROTOCOL_VERSION, paths, footprint))
     return app
 

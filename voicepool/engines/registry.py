@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from voicepool.config import STAGES
 from voicepool.engines.options import nearest
 from voicepool.errors import ConfigError
 
 if TYPE_CHECKING:
     from voicepool.engines.base import Engines
-
-STAGES = ("vad", "stt", "llm", "tts")
 
 Table = Mapping[str, Any]
 """One stage's settings: `engine` names it, the rest are its options."""
