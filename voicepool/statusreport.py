@@ -11,6 +11,7 @@ import voicepool
 from voicepool import linux
 
 if TYPE_CHECKING:
+    from voicepool.poolview import Snapshot, Totals, WorkerView
     from voicepool.supervisor import Supervisor
 
 
@@ -20,69 +21,89 @@ def status_report(supervisor: Supervisor) -> dict[str, Any]:
     view = supervisor.pool.snapshot()
     memory = linux.host_memory()
     return {
-        "server": {
-            "version": voicepool.__version__,
-            "pid": os.getpid(),
-            "url": supervisor.url,
-            "uptime": round(time.time() - supervisor.started_at, 1),
-            "app": supervisor.settings.app or "speech",
-            "profile": supervisor.settings.profile,
-            "paths": sorted(supervisor.reception.paths or ()),
-            "zygote": {
-                "pid": supervisor.forker.pid,
-                "restarts": max(0, supervisor.forker.restarts),
-            },
-        },
+        "server": _server(supervisor),
         "pool": {
-            "ready": view.ready,
-            "draining": view.draining,
-            "halted": view.halted,
+            **_pool(view, now),
             "workers": supervisor.settings.workers,
-            "max_connections": view.max_connections,
-            "target": view.target,
-            "bound_by": view.bound_by,
-            "states": {state.value: count for state, count in view.states.items()},
-            "callers": view.callers,
-            "waiting": view.waiting,
-            "max_waiting": view.max_waiting,
-            "refill_time": round(view.refill_time, 3),
-            "last_error": view.last_error,
-            "failures": view.failures,
-            "retry_in": None
-            if view.backoff_until is None
-            else round(max(0.0, view.backoff_until - now), 3),
             "incomplete_heads": supervisor.door.heads,
         },
-        "totals": {
-            "arrived": view.totals.arrived,
-            "accepted": view.totals.accepted,
-            "completed": view.totals.completed,
-            "lost": view.totals.lost,
-            "gone": view.totals.gone,
-            "retried": view.totals.retried,
-            "refused": {reason.value: count for reason, count in view.totals.refused.items()},
-            "spawned": view.totals.spawned,
-            "ready": view.totals.ready,
-            "failures": view.totals.failures,
-            "exits": dict(view.totals.exits),
-        },
+        "totals": _totals(view.totals),
         "memory": {
             "host": {"total": memory.total, "used": memory.used},
             "estimate": view.estimate.host,
             "zygote": supervisor.zygote_cost.host,
         },
         "workers": [
-            {
-                "worker": worker.number,
-                "pid": handle.pid if (handle := supervisor.workers.get(worker.number)) else None,
-                "state": worker.state.value,
-                "device": worker.device,
-                "age": round(now - worker.born, 3),
-                "in_state": round(now - worker.since, 3),
-                "private": worker.footprint.host if worker.footprint else None,
-                "connection": worker.connection,
-                "stale": worker.stale,
-            }
-            for worker in view.workers
+            {**_worker(worker, now), "pid": _pid(supervisor, worker)} for worker in view.workers
         ],
     }
+
+
+def _server(supervisor: Supervisor) -> dict[str, Any]:
+    return {
+        "version": voicepool.__version__,
+        "pid": os.getpid(),
+        "url": supervisor.url,
+        "uptime": round(time.time() - supervisor.started_at, 1),
+        "app": supervisor.settings.app or "speech",
+        "profile": supervisor.settings.profile,
+        "paths": sorted(supervisor.reception.paths or ()),
+        "zygote": {
+            "pid": supervisor.forker.pid,
+            "restarts": max(0, supervisor.forker.restarts),
+        },
+    }
+
+
+def _pool(view: Snapshot, now: float) -> dict[str, Any]:
+    wait = None if view.backoff_until is None else round(max(0.0, view.backoff_until - now), 3)
+    return {
+        "ready": view.ready,
+        "draining": view.draining,
+        "halted": view.halted,
+        "max_connections": view.max_connections,
+        "target": view.target,
+        "bound_by": view.bound_by,
+        "states": {state.value: count for state, count in view.states.items()},
+        "callers": view.callers,
+        "waiting": view.waiting,
+        "max_waiting": view.max_waiting,
+        "refill_time": round(view.refill_time, 3),
+        "last_error": view.last_error,
+        "failures": view.failures,
+        "retry_in": wait,
+    }
+
+
+def _totals(totals: Totals) -> dict[str, Any]:
+    return {
+        "arrived": totals.arrived,
+        "accepted": totals.accepted,
+        "completed": totals.completed,
+        "lost": totals.lost,
+        "gone": totals.gone,
+        "retried": totals.retried,
+        "refused": {reason.value: count for reason, count in totals.refused.items()},
+        "spawned": totals.spawned,
+        "ready": totals.ready,
+        "failures": totals.failures,
+        "exits": dict(totals.exits),
+    }
+
+
+def _worker(worker: WorkerView, now: float) -> dict[str, Any]:
+    return {
+        "worker": worker.number,
+        "state": worker.state.value,
+        "device": worker.device,
+        "age": round(now - worker.born, 3),
+        "in_state": round(now - worker.since, 3),
+        "private": worker.footprint.host if worker.footprint else None,
+        "connection": worker.connection,
+        "stale": worker.stale,
+    }
+
+
+def _pid(supervisor: Supervisor, worker: WorkerView) -> int | None:
+    handle = supervisor.workers.get(worker.number)
+    return handle.pid if handle else None

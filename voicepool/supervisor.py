@@ -20,9 +20,8 @@ from collections.abc import Callable
 from typing import Final
 
 from voicepool import ipc, linux, pool
-from voicepool.access import Access
 from voicepool.answers import refuse
-from voicepool.budget import HOST, BudgetSettings, Cost
+from voicepool.budget import HOST, Cost
 from voicepool.callers import Candidate, WaitingRoom
 from voicepool.config import Settings
 from voicepool.errors import ExitCode, IllegalEvent
@@ -30,9 +29,10 @@ from voicepool.forker import Forker
 from voicepool.frontdoor import FrontDoor, Visitor, listen
 from voicepool.handles import WorkerHandle
 from voicepool.logs import FloodGuard
-from voicepool.pool import Pool, PoolSettings, Reason
+from voicepool.pool import Pool, Reason
 from voicepool.progress import Progress, progress_of
 from voicepool.reception import Reception
+from voicepool.rules import access_rules, pool_settings
 from voicepool.rundir import RuntimeDir
 from voicepool.statusreport import status_report
 
@@ -51,32 +51,6 @@ REFUSALS: Final = {
     Reason.UNAVAILABLE: "no worker can be started: see /status and the server's log",
     Reason.DRAINING: "the server is shutting down",
 }
-
-
-def pool_settings(settings: Settings) -> PoolSettings:
-    """The pool's share of the settings."""
-    return PoolSettings(
-        workers=settings.workers,
-        max_connections=settings.max_connections,
-        spare=settings.spare,
-        max_waiting=settings.max_waiting,
-        queue_timeout=settings.queue_timeout,
-        warmups=settings.warmups,
-        hello_timeout=settings.hello_timeout,
-        warm_up_timeout=settings.warm_up_timeout,
-        ack_timeout=settings.ack_timeout,
-        heartbeat_timeout=settings.heartbeat_timeout,
-        stop_timeout=settings.stop_timeout,
-        drain_timeout=settings.drain_timeout,
-        call_limit=settings.call_limit,
-        budget=BudgetSettings(
-            estimate=Cost(host=settings.ram_per_worker),
-            reserve={HOST: settings.ram_reserve},
-            caps={HOST: settings.ram_budget} if settings.ram_budget is not None else {},
-            soft_limit=settings.ram_soft_limit,
-            hard_limit=settings.ram_hard_limit,
-        ),
-    )
 
 
 class Supervisor:
@@ -112,14 +86,14 @@ class Supervisor:
         self._memory_moved = asyncio.Event()
         self.door = FrontDoor(
             listener,
-            self._on_visitor,
+            lambda visitor: self.reception.receive(visitor),
             head_timeout=settings.head_timeout,
             max_heads=settings.max_heads,
         )
         self._waiting = WaitingRoom(lambda number: self._tell(pool.ConnectionLost(number)))
         self.forker = Forker(settings, runtime.path, self)
         self.reception = Reception(
-            _access(settings),
+            access_rules(settings),
             self.door.farewells,
             ready=lambda: self.pool.ready,
             status=lambda: status_report(self),
@@ -309,9 +283,6 @@ class Supervisor:
 
     # -- callers
 
-    def _on_visitor(self, visitor: Visitor) -> None:
-        self.reception.receive(visitor)
-
     def _on_call(self, visitor: Visitor, address: str, identity: str) -> None:
         self._connections += 1
         number = self._connections
@@ -418,16 +389,6 @@ class Supervisor:
     def workers(self) -> dict[int, WorkerHandle]:
         """Live workers by number."""
         return self._handles
-
-
-def _access(settings: Settings) -> Access:
-    return Access(
-        api_keys=settings.api_keys,
-        bind_host=settings.host,
-        allowed_hosts=settings.allowed_hosts,
-        allowed_origins=settings.allowed_origins,
-        trusted_proxies=settings.trusted_proxies,
-    )
 
 
 def _url(listener: socket.socket) -> str:

@@ -21,36 +21,27 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
-from websockets.typing import Subprotocol
 
 from voicepool import ipc, linux
-from voicepool.app import App, Caller, Negotiating, Rehearsing, caller
+from voicepool.app import App, Caller, Rehearsing, caller
 from voicepool.budget import Cost
+from voicepool.callserver import LINGER_SECONDS, REHEARSALS, Connection, start_server
 from voicepool.config import Settings
 from voicepool.errors import ConfigError, EngineUnavailable
 from voicepool.inbox import Inbox
 
 log = logging.getLogger("voicepool.worker")
 
-REHEARSALS = 3
-"""Fake callers before the real one: the first sessions of a process pay for cold code paths."""
 REHEARSAL_SECONDS = 60.0
-LINGER_SECONDS = 2.0
-"""How long a caller may take to finish the closing handshake and close TCP."""
-HANDSHAKE_SECONDS = 10.0
-MAX_QUEUED_MESSAGES = 4
-"""Messages read ahead of the app; times the largest message, what a hostile caller can occupy."""
 FOOTPRINT_EVERY = 5
 """Heartbeats between two measurements of memory, which walks the page tables."""
-MAX_MESSAGE_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,94 +120,6 @@ def _reseed() -> None:
         torch.manual_seed(int.from_bytes(os.urandom(8), "little") >> 1)
 
 
-def preload() -> None:
-    """In the zygote: warm the code that every worker runs for its caller.
-
-    Plays a whole fake session through a WebSocket server in this process, so that modules are
-    imported and CPython's inline caches filled before the fork, once for all workers.
-    """
-
-    async def play() -> None:
-        inbox = Inbox()
-        server = await _serve(_echo, inbox)
-        for _ in range(REHEARSALS):
-            await _hang_up_after_echo(await inbox.dial("/"))
-        server.close()
-        await server.wait_closed()
-
-    asyncio.run(play())
-
-
-async def _echo(websocket: ServerConnection) -> None:
-    async for message in websocket:
-        await websocket.send(message)
-
-
-async def _hang_up_after_echo(client: ClientConnection) -> None:
-    async with client:
-        await client.send(bytes(1024))
-        await client.recv()
-
-
-class _Connection(ServerConnection):
-    """Tells when its TCP connection is gone, whether or not a handshake ever happened.
-
-    Once the WebSocket is over, by the client's goodbye or by its fault, TCP has LINGER_SECONDS to
-    follow: websockets would wait for the client, and the app with it, until the next ping fails.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.lost = asyncio.Event()
-        self._lingers = False
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if not self._lingers and self.protocol.close_expected():
-            self._lingers = True
-            asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self.lost.set()
-
-
-async def _serve(
-    handler: Callable[[ServerConnection], Awaitable[None]],
-    inbox: Inbox,
-    app: object = None,
-    create_connection: Callable[..., ServerConnection] = _Connection,
-) -> Server:
-    """The one way in which a worker's WebSocket server is made, rehearsal and call alike."""
-    known: Sequence[str] = ()
-    max_size = MAX_MESSAGE_SIZE
-    if isinstance(app, Negotiating):
-        known, max_size = app.subprotocols, app.max_message_size
-
-    def choose(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-        # A client that offers none of ours is served without: websockets would turn it away.
-        return next((Subprotocol(name) for name in known if name in offered), None)
-
-    return await serve(
-        handler,
-        sock=inbox,
-        # Typed as a class there; any callable that makes a connection serves.
-        create_connection=cast(type[ServerConnection], create_connection),
-        compression=None,
-        select_subprotocol=choose,
-        max_size=max_size,
-        max_queue=MAX_QUEUED_MESSAGES,
-        open_timeout=HANDSHAKE_SECONDS,
-        close_timeout=LINGER_SECONDS,
-        logger=_silent,
-    )
-
-
-_silent = logging.getLogger("voicepool.worker.websockets")
-_silent.setLevel(logging.CRITICAL)
-"""websockets would log a traceback for every client that breaks a handshake off."""
-
-
 # --- the worker ------------------------------------------------------------------------------
 
 
@@ -240,7 +143,7 @@ class Worker:
         self._footprint = Cost()
         self._caller: Caller | None = None
         self._assigned: asyncio.Future[Caller] = loop.create_future()
-        self._connected: asyncio.Future[_Connection] = loop.create_future()
+        self._connected: asyncio.Future[Connection] = loop.create_future()
         self._handled: asyncio.Future[str] = loop.create_future()
         self._stopped: asyncio.Future[str] = loop.create_future()
         self._handler: asyncio.Task[None] | None = None
@@ -250,7 +153,7 @@ class Worker:
         """From the first load to the end of the one call; the exit status."""
         self._loop.add_reader(self.channel.fileno(), self._on_control)
         # Not `async with`: its exit waits for callers, and this process has deadlines of its own.
-        await _serve(self._handle, self.inbox, self.app, self._make_connection)
+        await start_server(self._handle, self.inbox, self.app, self._make_connection)
         warm = self._loop.create_task(self._become_ready())
         await self._first(warm, self._stopped)
         if not warm.done():
@@ -376,8 +279,8 @@ class Worker:
 
     # -- the call
 
-    def _make_connection(self, *args: Any, **kwargs: Any) -> _Connection:
-        connection = _Connection(*args, **kwargs)
+    def _make_connection(self, *args: Any, **kwargs: Any) -> Connection:
+        connection = Connection(*args, **kwargs)
         if self._caller is not None:
             self._connected.set_result(connection)
         return connection

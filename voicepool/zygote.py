@@ -22,7 +22,7 @@ from typing import NoReturn
 
 import msgspec
 
-from voicepool import ipc, linux, logs, worker
+from voicepool import callserver, ipc, linux, logs, worker
 from voicepool.app import App
 from voicepool.budget import Cost
 from voicepool.config import Settings, wants_color
@@ -228,7 +228,7 @@ def _drain(sock: socket.socket) -> None:
 def prepare(app: App) -> None:
     """Preload the app and leave as little as possible for a fork to copy."""
     app.preload()
-    worker.preload()
+    callserver.preload()
     gc.collect()
     gc.freeze()
     linux.trim_heap()

@@ -1,0 +1,115 @@
+"""A worker's WebSocket server: the public `websockets.serve` on an inbox.
+
+Rehearsals and the one call take the same way through it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
+
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.typing import Subprotocol
+
+from voicepool.app import Negotiating
+from voicepool.inbox import Inbox
+
+REHEARSALS = 3
+"""Fake callers before the real one: the first sessions of a process pay for cold code paths."""
+LINGER_SECONDS = 2.0
+"""How long a caller may take to finish the closing handshake and close TCP."""
+HANDSHAKE_SECONDS = 10.0
+MAX_QUEUED_MESSAGES = 4
+"""Messages read ahead of the app; times the largest message, what a hostile caller can occupy."""
+MAX_MESSAGE_SIZE = 1 << 20
+
+
+def preload() -> None:
+    """In the zygote: warm the code that every worker runs for its caller.
+
+    Plays a whole fake session through a WebSocket server in this process, so that modules are
+    imported and CPython's inline caches filled before the fork, once for all workers.
+    """
+
+    async def play() -> None:
+        inbox = Inbox()
+        server = await start_server(_echo, inbox)
+        for _ in range(REHEARSALS):
+            await _hang_up_after_echo(await inbox.dial("/"))
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(play())
+
+
+async def _echo(websocket: ServerConnection) -> None:
+    async for message in websocket:
+        await websocket.send(message)
+
+
+async def _hang_up_after_echo(client: ClientConnection) -> None:
+    async with client:
+        await client.send(bytes(1024))
+        await client.recv()
+
+
+class Connection(ServerConnection):
+    """Tells when its TCP connection is gone, whether or not a handshake ever happened.
+
+    Once the WebSocket is over, by the client's goodbye or by its fault, TCP has LINGER_SECONDS to
+    follow: websockets would wait for the client, and the app with it, until the next ping fails.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lost = asyncio.Event()
+        self._lingers = False
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._lingers and self.protocol.close_expected():
+            self._lingers = True
+            asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.lost.set()
+
+
+async def start_server(
+    handler: Callable[[ServerConnection], Awaitable[None]],
+    inbox: Inbox,
+    app: object = None,
+    create_connection: Callable[..., ServerConnection] = Connection,
+) -> Server:
+    """The one way in which a worker's WebSocket server is made, rehearsal and call alike."""
+    known: Sequence[str] = ()
+    max_size = MAX_MESSAGE_SIZE
+    if isinstance(app, Negotiating):
+        known, max_size = app.subprotocols, app.max_message_size
+
+    def choose(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+        # A client that offers none of ours is served without: websockets would turn it away.
+        return next((Subprotocol(name) for name in known if name in offered), None)
+
+    return await serve(
+        handler,
+        sock=inbox,
+        # Typed as a class there; any callable that makes a connection serves.
+        create_connection=cast(type[ServerConnection], create_connection),
+        compression=None,
+        select_subprotocol=choose,
+        max_size=max_size,
+        max_queue=MAX_QUEUED_MESSAGES,
+        open_timeout=HANDSHAKE_SECONDS,
+        close_timeout=LINGER_SECONDS,
+        logger=_silent,
+    )
+
+
+_silent = logging.getLogger("voicepool.worker.websockets")
+_silent.setLevel(logging.CRITICAL)
+"""websockets would log a traceback for every client that breaks a handshake off."""

@@ -1,0 +1,45 @@
+"""What the settings mean to the pool and to the door. Pure."""
+
+from __future__ import annotations
+
+from voicepool.access import Access
+from voicepool.budget import HOST, BudgetSettings, Cost
+from voicepool.config import Settings
+from voicepool.pool import PoolSettings
+
+
+def pool_settings(settings: Settings) -> PoolSettings:
+    """The pool's share of the settings."""
+    return PoolSettings(
+        workers=settings.workers,
+        max_connections=settings.max_connections,
+        spare=settings.spare,
+        max_waiting=settings.max_waiting,
+        queue_timeout=settings.queue_timeout,
+        warmups=settings.warmups,
+        hello_timeout=settings.hello_timeout,
+        warm_up_timeout=settings.warm_up_timeout,
+        ack_timeout=settings.ack_timeout,
+        heartbeat_timeout=settings.heartbeat_timeout,
+        stop_timeout=settings.stop_timeout,
+        drain_timeout=settings.drain_timeout,
+        call_limit=settings.call_limit,
+        budget=BudgetSettings(
+            estimate=Cost(host=settings.ram_per_worker),
+            reserve={HOST: settings.ram_reserve},
+            caps={HOST: settings.ram_budget} if settings.ram_budget is not None else {},
+            soft_limit=settings.ram_soft_limit,
+            hard_limit=settings.ram_hard_limit,
+        ),
+    )
+
+
+def access_rules(settings: Settings) -> Access:
+    """Who may talk to this server."""
+    return Access(
+        api_keys=settings.api_keys,
+        bind_host=settings.host,
+        allowed_hosts=settings.allowed_hosts,
+        allowed_origins=settings.allowed_origins,
+        trusted_proxies=settings.trusted_proxies,
+    )
