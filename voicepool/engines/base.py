@@ -3,23 +3,28 @@
 Life of an engine object, the same for all four kinds:
 
     factory(options)   in the zygote: check the options, touch nothing
-    preload()          in the zygote, once: import libraries and load what survives a fork into host
-                       memory. No thread, no CUDA context, nothing that hangs in a child.
-    load(device)       in the worker, in a thread: the rest ("host", "cuda:0", ...)
+    fetch(report)      in `voicepool prefetch`, where an engine has something to download
+    preload()          in the zygote, once: check that all that is needed is there, import libraries
+                       and load what survives a fork into host memory. No thread, no CUDA context,
+                       nothing that hangs in a child.
+    advise(callers)    in the zygote, after `preload`, where an engine has something to say
+    load(device)       in the worker, in a thread: the rest. `device` is "host", or "cuda:0" for the
+                       one GPU that this worker can see
     warm_up()          in the worker, in a thread: one real inference
     stream()/...       per caller
 
 Sound inside the pipeline is mono float32 in [-1, 1]. Recognisers and detectors hear 16 kHz;
 a synthesiser states its own rate. Every method says whether it blocks: one that blocks is called
 in a thread that belongs to that engine, never on the event loop, and never twice at once.
-All failures are `EngineError`; `EngineUnavailable` where trying again cannot help.
+All failures are `EngineError`; `EngineUnavailable` where trying again cannot help, and
+`ConfigError` for an option that only the loaded library can judge. Both name the remedy.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,13 +44,48 @@ class Engine(Protocol):
         """The engine's name in profiles and banners, for example "pocketsphinx"."""
 
     def preload(self) -> None:
-        """In the zygote; see the module. Raises EngineUnavailable."""
+        """In the zygote; see the module. Raises EngineUnavailable, ConfigError."""
 
     def load(self, device: str) -> None:
-        """In the worker; blocks. Raises EngineUnavailable."""
+        """In the worker; blocks. Raises EngineUnavailable, ConfigError."""
 
     def warm_up(self) -> None:
         """In the worker, after `load`; blocks for one real inference."""
+
+
+@runtime_checkable
+class Advising(Protocol):
+    """An engine that can tell an operator what would make it serve better."""
+
+    def advise(self, callers: int) -> Sequence[str]:
+        """What should be changed before `callers` talk at once: a line each, with the remedy.
+
+        In the zygote after `preload`, or in `voicepool doctor`; blocks for some seconds at most.
+        Raises nothing: a server that cannot be asked is a line too.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """How far one file of an engine is."""
+
+    name: str
+    """What it is, for people: "faster-whisper base: model.bin"."""
+    done: int
+    """Bytes that are there."""
+    total: int | None
+    """Bytes in all, None where that is not known."""
+
+
+@runtime_checkable
+class Fetching(Protocol):
+    """An engine whose model can be downloaded ahead of time."""
+
+    def fetch(self, report: Callable[[Download], None]) -> None:
+        """Download what is missing; blocks. Tells `report` of every file, at its end too.
+
+        Raises EngineUnavailable: there is no such model, or no way to it.
+        """
 
 
 # --- voice activity --------------------------------------------------------------------------
