@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,10 +17,32 @@ from voicepool.engines.phrasebook import engine
 from voicepool.errors import ConfigError, EngineUnavailable
 
 
-def test_auto_is_embedded_and_says_why() -> None:
-    choice = registry.resolve_profile("auto", {})
-    assert choice.profile == "embedded"
-    assert choice.why
+@pytest.mark.parametrize(
+    ("gpu", "missing", "profile", "words"),
+    [
+        ("", [], "embedded", "no CUDA device is visible; --profile cpu"),
+        ("", ["kokoro"], "embedded", r"pip install 'voicepool\[models\]', then --profile cpu"),
+        ("A10G", ["torch", "kokoro"], "embedded", "A10G, but not torch, kokoro: pip install"),
+        ("A10G", [], "cuda", "A10G; --profile embedded"),
+    ],
+)
+def test_auto_takes_the_best_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, gpu: str, missing: list[str], profile: str, words: str
+) -> None:
+    monkeypatch.setattr(registry, "missing_packages", lambda: missing)
+    choice = registry.resolve_profile("auto", {}, gpu=gpu)
+    assert choice.profile == profile
+    assert re.search(words, choice.why)
+
+
+def test_missing_packages_are_those_that_cannot_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert registry.missing_packages() == []
+    monkeypatch.setattr(registry, "MODEL_PACKAGES", {"voicepool_has_no_such_module": "no-such"})
+    assert registry.missing_packages() == ["no-such"]
+
+
+def test_embedded_needs_no_model() -> None:
+    choice = registry.resolve_profile("embedded", {})
     assert choice.engines == {
         "vad": "silero",
         "stt": "pocketsphinx",
@@ -31,8 +54,19 @@ def test_auto_is_embedded_and_says_why() -> None:
 def test_profiles_name_engines_that_exist() -> None:
     for profile in registry.PROFILES.values():
         assert set(profile) == set(STAGES)
-        for stage, name in profile.items():
-            assert name in registry.ENGINES[stage]
+        for stage, table in profile.items():
+            assert table["engine"] in registry.ENGINES[stage]
+
+
+def test_a_users_table_is_laid_over_the_profiles() -> None:
+    choice = registry.resolve_profile("cpu", {"stt": {"beam_size": 5}, "tts": {"engine": "espeak"}})
+    assert choice.tables["stt"] == {
+        "engine": "faster_whisper",
+        "model": "base",
+        "device": "cpu",
+        "beam_size": 5,
+    }
+    assert choice.tables["tts"] == {"engine": "espeak"}, "another engine's options are not its own"
 
 
 def test_build_makes_every_engine() -> None:
@@ -82,7 +116,7 @@ def test_engines_are_of_their_kinds() -> None:
     stt: base.SpeechRecognizer = pocketsphinx.create({})
     llm: base.LanguageModel = engine.create({})
     tts: base.SpeechSynthesizer = espeak.create({})
-    assert {vad.name, stt.name, llm.name, tts.name} == {
+    assert {vad.name, stt.name, llm.name, tts.name} <= {
         name for names in registry.ENGINES.values() for name in names
     }
 

@@ -61,11 +61,24 @@ def test_warm_up_runs_at_low_priority_and_the_call_does_not(start_pool: Start) -
     assert niced or seen["warmed"][1] == os.SCHED_BATCH
 
 
-def test_missing_model_stops_the_attempts_and_refuses_callers(start_pool: Start) -> None:
+def test_missing_model_ends_the_start(start_pool: Start) -> None:
     server = start_pool(app="tests.apps.troubled:LacksModel", wait=False)
-    assert "make tiny.bin" in server.stage("trouble")["detail"]
-    status = server.until_status(lambda s: s["pool"]["halted"], "halted")
-    assert status["totals"]["spawned"] == 1
+    assert server.wait() == 2
+    assert [step["detail"] for step in server.progress if step["stage"] == "trouble"] == [
+        "model tiny.bin is missing; fetch it with: make tiny.bin"
+    ]
+
+
+def test_model_lost_later_stops_the_attempts_and_refuses_callers(
+    start_pool: Start, flag: Path
+) -> None:
+    server = start_pool(app="tests.apps.troubled:LosesModel", workers=1)
+    flag.touch()
+    with server.call() as caller:
+        hello(caller)
+    status = server.until_status(lambda s: s["pool"]["halted"] and not s["workers"], "halted")
+    assert "make tiny.bin" in status["pool"]["last_error"]
+    assert status["totals"]["spawned"] == 2
     with pytest.raises(InvalidStatus) as refused:
         server.call()
     assert refused.value.response.status_code == 503
@@ -203,7 +216,6 @@ def test_nothing_fits(start_pool: Start) -> None:
     "settings",
     [
         {"ram_budget": 1 << 20},
-        {"app": "tests.apps.troubled:LacksModel"},
         {"app": "tests.apps.troubled:FailsToWarm"},
     ],
 )

@@ -268,6 +268,10 @@ class Supervisor:
         if self._came_up and not self._draining:
             return
         snapshot = self.pool.snapshot()
+        if snapshot.halted and not self._came_up and not self._draining:
+            # Nothing has ever worked, and nothing will before somebody changes something.
+            self.fail(ExitCode.USAGE, snapshot.last_error)
+            return
         progress = progress_of(
             snapshot, self.settings.workers, preloaded=self.reception.paths is not None
         )

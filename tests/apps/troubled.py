@@ -40,6 +40,14 @@ class LacksModel(Echo):
         raise EngineUnavailable("model tiny.bin is missing; fetch it with: make tiny.bin")
 
 
+class LosesModel(Echo):
+    """Once the file that TROUBLE names exists."""
+
+    def load(self, device: str) -> None:
+        if Path(os.environ["TROUBLE"]).exists():
+            raise EngineUnavailable("model tiny.bin is missing; fetch it with: make tiny.bin")
+
+
 class Misconfigured(Echo):
     def preload(self) -> None:
         raise ConfigError("llm.temperature = 9: must be from 0 to 2")

