@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voicepool.engines import espeak
-from voicepool.engines.base import Samples, SpeechChunk
+from voicepool.engines.base import Polyglot, Samples, SpeechChunk
 from voicepool.errors import EngineUnavailable
 
 
@@ -175,3 +175,22 @@ def test_two_texts_at_once_do_not_mix(synthesizer: espeak.EspeakSynthesizer) -> 
 def test_an_unknown_voice_is_refused_before_any_call() -> None:
     with pytest.raises(EngineUnavailable, match="no voice 'en-uz'; did you mean 'en-us'"):
         espeak.create({"voice": "en-uz"}).preload()
+
+
+@pytest.mark.parametrize(
+    ("configured", "voice", "language"),
+    [
+        ("en-us", "", "en-us"),
+        ("en-us", "en+f3", "en"),
+        ("en-us", "en-gb-x-rp", "en-gb"),
+        ("en-us", "no such voice", "en-us"),
+        ("de", "", "de"),
+        ("de", "en-029", "en"),
+        ("german", "", ""),
+    ],
+)
+def test_voices_tell_their_language(configured: str, voice: str, language: str) -> None:
+    synthesizer = espeak.create({"voice": configured})
+    synthesizer.preload()
+    assert isinstance(synthesizer, Polyglot)
+    assert synthesizer.language_of(voice) == language

@@ -281,6 +281,18 @@ class SpeechSynthesizer(Engine, Protocol):
         """
 
 
+@runtime_checkable
+class Polyglot(Protocol):
+    """A synthesiser that can tell what its voices speak. Others are taken to speak English."""
+
+    def language_of(self, voice: str) -> str:
+        """The language that `synthesize` speaks with this voice, as an ISO 639-1 code, with a
+        region where it matters ("en", "pt-BR"). Known after `preload`; never blocks.
+
+        Numbers and signs come as words of that language; "" leaves them to the synthesiser.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Engines:
     """One engine per stage: what a profile names, loaded once per worker."""

@@ -43,6 +43,8 @@ _CLAUSE_MIN = 24
 _CLAUSE_MAX = 200
 """Characters. A clause ends at punctuation; else it is cut at a space, a longer word anywhere."""
 
+_LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]{2})?\b")
+
 _SLOWEST, _FASTEST = 80, 450
 """Words per minute that espeak accepts."""
 
@@ -233,6 +235,11 @@ class EspeakSynthesizer:
     def voices(self) -> tuple[str, ...]:
         return self._voices
 
+    def language_of(self, voice: str) -> str:
+        """See Polyglot: espeak names voices after their languages ("de", "en-gb-x-rp+f3")."""
+        found = _LANGUAGE.match(self._chosen(voice))
+        return found[0] if found else ""
+
     def synthesize(
         self, text: str, *, voice: str = "", speed: float = 1.0
     ) -> Generator[SpeechChunk, None, None]:
@@ -243,7 +250,7 @@ class EspeakSynthesizer:
         Words that it speaks as one ("in the") have one time, at the first.
         """
         library = _library()
-        chosen = voice if voice in self._voices else self._options.voice
+        chosen = self._chosen(voice)
         rate = min(max(round(self._options.rate * speed), _SLOWEST), _FASTEST)
         offset = 0
         for start, clause in split_clauses(text):
@@ -251,6 +258,9 @@ class EspeakSynthesizer:
             words = _word_times(clause, start, spoken.events, offset / library.rate)
             yield from _chunks(spoken.samples, words, library.rate, offset)
             offset += len(spoken.samples)
+
+    def _chosen(self, voice: str) -> str:
+        return voice if voice in self._voices else self._options.voice
 
 
 _CLAUSE_END = re.compile(r"[.,;:?!…]+[\"')\]]*\s|\n\s*")
