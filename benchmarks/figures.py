@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,8 @@ from typing import Any, Final
 
 from rich import box
 from rich.table import Table
+
+from voicepool.bench.samples import percentile
 
 SCHEMA: Final = 1
 """Version of the JSON that `document` makes."""
@@ -69,16 +70,6 @@ class Figure:
         if not self.targets:
             return None
         return all(self.value(target) <= target.must for target in self.targets)
-
-
-def percentile(samples: Sequence[float], p: float) -> float:
-    """The nearest-rank percentile, `p` in 0..1: the smallest sample that p of all do not exceed.
-
-    Raises ValueError when there are no samples.
-    """
-    if not samples:
-        raise ValueError("no samples")
-    return sorted(samples)[max(0, math.ceil(p * len(samples)) - 1)]
 
 
 def summarize(samples: Sequence[float]) -> Summary:

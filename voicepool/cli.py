@@ -28,6 +28,7 @@ _EPILOG = f"""examples:
   voicepool start --workers 4 --max-connections 16
   voicepool talk hello.wav                     call it: transcripts, latencies, reply as WAV
   voicepool status                             watch the pool
+  voicepool bench startup                      what a pool saves on this host
   voicepool config                             what is set, and where
 
 Every setting of `start` can also be written in {FILE_NAME} or as VOICEPOOL_<NAME>:
@@ -117,6 +118,9 @@ def _parser() -> _Parser:
     _add_talk(
         add("talk", commands.talk, "Call a server with a WAV file or a microphone.", _TALK_EPILOG)
     )
+    bench = verbs.add_parser("bench", help=_BENCH, description=_BENCH, epilog=_BENCH_EPILOG)
+    bench.set_defaults(parser=bench)
+    _add_benches(bench)
     listing = add(
         "config", commands.show_config, "Show the settings and where each came from.", _EXIT_CODES
     )
@@ -142,13 +146,98 @@ environment: VOICEPOOL_URL, VOICEPOOL_API_KEY
 {_EXIT_CODES}"""
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+_BENCH = "Measure what callers of this host wait for."
+
+_BENCH_EPILOG = f"""examples:
+  voicepool bench startup --profile cpu        without a pool, and with one
+  voicepool bench call hello.wav --p95 1.5s    how many callers fit on a running server
+
+{_EXIT_CODES}"""
+
+_STARTUP_EPILOG = f"""Three servers host the same pipeline on this host, one after another:
+  cold         a fresh process for every connection, which loads and warms up a pipeline
+  prewarmed    one process with warm models, which builds a pipeline for every connection
+  pool         voicepool
+Users connect one after another and stay. A user is ready when the session's first event is there.
+
+{_EXIT_CODES}"""
+
+_CALL_EPILOG = f"""The callers of a round speak the file at the pace of speech. Voice to voice is
+from the end of their words to the first sound of the reply. Stages are medians: the silence that
+ends a turn, then the transcript, the reply's first word, its first sound. With --p95 and without
+--callers the number of callers is doubled until it is too many, then narrowed down.
+
+environment: VOICEPOOL_URL, VOICEPOOL_API_KEY
+
+{_EXIT_CODES}"""
+
+
+def _add_benches(bench: argparse.ArgumentParser) -> None:
+    verbs = bench.add_subparsers(title="benchmarks", metavar="NAME", required=True)
+    for name, run, help, epilog, extend in (
+        (
+            "startup",
+            commands.bench_startup,
+            "Compare pipelines built per connection with a pool.",
+            _STARTUP_EPILOG,
+            _add_startup,
+        ),
+        (
+            "call",
+            commands.bench_call,
+            "Measure how long callers wait for an answer.",
+            _CALL_EPILOG,
+            _add_call,
+        ),
+    ):
+        command = verbs.add_parser(name, help=help, description=help, epilog=epilog)
+        command.set_defaults(run=run, parser=command)
+        command.add_argument("--json", metavar="FILE", type=Path, help="keep the figures")
+        command.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+        extend(command)
+
+
+def _add_startup(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--users", metavar="N", type=_count, default=3, help="(default 3)")
+    parser.add_argument("--chart", metavar="FILE", type=Path, help="draw it: .svg, .png or .pdf")
+    _add_settings(parser, ("budget", "speech"))
+
+
+def _add_call(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.wav", type=Path, help="what callers say; PCM")
+    _add_server(parser, "the server, or a path on it")
+    parser.add_argument(
+        "--callers", metavar="N,...", type=_counts, help="callers at once, one round each"
+    )
+    parser.add_argument(
+        "--p95",
+        metavar="TIME",
+        type=_duration,
+        help="find how many callers fit: 95%% of turns are answered within TIME",
+    )
+    parser.add_argument(
+        "--turns", metavar="N", type=_count, default=20, help="turns of a round (default 20)"
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(part.strip()) for part in text.split(",")]
+
+
+def _add_settings(parser: argparse.ArgumentParser, sections: Sequence[str] | None = None) -> None:
+    """Flags for the settings, of these sections only if they are named."""
     parser.add_argument(
         "--config", metavar="FILE", help=f"read this file (default ./{FILE_NAME} if there is one)"
     )
     groups: dict[str, Any] = {}
     for spec in SPECS.values():
-        if spec.flag is not None:
+        if spec.flag is not None and (sections is None or spec.section in sections):
             if spec.section not in groups:
                 groups[spec.section] = parser.add_argument_group(spec.section)
             _add_setting(groups[spec.section], spec)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voicepool import config, logs
-from voicepool.config import SPECS, Effective
+from voicepool.config import SPECS, Effective, Settings
 from voicepool.dialogue import Reply, Turn
-from voicepool.errors import CallError, ExitCode
+from voicepool.errors import CallError, ConfigError, ExitCode
 
 if TYPE_CHECKING:
+    from voicepool.engines.registry import Choice
     from voicepool.talk import Report
 
 _HIDDEN = ("key", "token", "secret", "password")
@@ -189,18 +190,35 @@ def status(args: argparse.Namespace) -> ExitCode:
     return ExitCode.OK
 
 
+# --- bench -----------------------------------------------------------------------------------
+
+
+def bench_startup(args: argparse.Namespace) -> ExitCode:
+    from voicepool.bench.commands import bench_startup
+
+    settings = _load(args).settings
+    if settings.app:
+        raise ConfigError("bench startup compares speech pipelines, not an --app of your own")
+    return bench_startup(args, replace(settings, profile=_choice(settings).profile))
+
+
+def bench_call(args: argparse.Namespace) -> ExitCode:
+    from voicepool.bench.commands import bench_call
+
+    return bench_call(args)
+
+
 # --- start -----------------------------------------------------------------------------------
 
 
 def start(args: argparse.Namespace) -> ExitCode:
     import asyncio
 
-    from voicepool.engines.registry import resolve_profile
     from voicepool.startup import Announcer, cannot_start
     from voicepool.supervisor import supervise
 
     settings = _load(args).settings
-    choice = None if settings.app else resolve_profile(settings.profile, settings.engines)
+    choice = None if settings.app else _choice(settings)
     if choice is not None:
         settings = replace(settings, profile=choice.profile)  # what `status` shows is no "auto"
     style = settings.log_format
@@ -213,3 +231,10 @@ def start(args: argparse.Namespace) -> ExitCode:
         return asyncio.run(supervise(settings, announcer))
     except OSError as error:
         raise CallError(cannot_start(error, settings), ExitCode.CANNOT_LISTEN) from error
+
+
+def _choice(settings: Settings) -> Choice:
+    """The engines, once "auto" is decided. Raises ConfigError."""
+    from voicepool.engines.registry import resolve_profile
+
+    return resolve_profile(settings.profile, settings.engines)

@@ -48,6 +48,7 @@ class Reply:
     heard_ms: int | None = None
     """How much of it was played when the caller spoke over it; None where nobody did."""
     shown: bool = False
+    first_text_at: float | None = None
     first_audio_at: float | None = None
     plays_until: float = 0.0
 
@@ -74,6 +75,8 @@ class Turn:
     """The server's speech_stopped, in the caller's sound."""
     spoke_until: float | None = None
     """When the last loud sample before the server's speech_stopped was sent."""
+    stopped_at: float | None = None
+    """When the server's speech_stopped arrived."""
     committed: bool = False
     transcript_at: float | None = None
     reply: Reply | None = None
@@ -169,6 +172,7 @@ class Dialogue:
         turn = self._turn(event)
         turn.end_ms = int(event["audio_end_ms"])
         turn.spoke_until = self._spoke_until(turn.end_ms)
+        turn.stopped_at = now
         return []
 
     def _committed(self, event: Mapping[str, Any], now: float) -> list[Line]:
@@ -209,6 +213,8 @@ class Dialogue:
     def _text_delta(self, event: Mapping[str, Any], now: float) -> list[Line]:
         reply = self._replies[event["response_id"]]
         reply.text += event["delta"]
+        if reply.first_text_at is None:
+            reply.first_text_at = now
         # Some servers run ahead with text of a reply that the caller has already cut off.
         return [] if reply.shown else [Line(Side.VOICE, reply.text, final=False)]
 

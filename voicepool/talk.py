@@ -46,7 +46,8 @@ class TalkOptions:
     url: str
     file: Path | None
     """None: the microphone."""
-    out: Path
+    out: Path | None
+    """Where the reply goes; None: nowhere."""
     api_key: str = ""
     fast: bool = False
     wait: float = 0.0
@@ -91,7 +92,8 @@ async def talk(options: TalkOptions, report: Report, show: Show) -> None:
             await call.run(sound)
         finally:
             report.whole = time.monotonic() - began
-            _save(report, options.out)
+            if options.out is not None:
+                _save(report, options.out)
 
 
 def _save(report: Report, out: Path) -> None:

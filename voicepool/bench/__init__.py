@@ -1,0 +1,1 @@
+"""`voicepool bench`: what a host's callers wait for, measured on that host."""
