@@ -62,18 +62,24 @@ class Process:
     loaded: bool = False
     stale: bool = False
     dismissed: bool = False
-    measured: Cost | None = None
+    private: int | None = None
+    vram: int | None = None
+    """What the pool was told last of it; None before it was told anything."""
+    takes: int = 0
+    """Its true VRAM, which the next probe sees."""
+    measured: bool = False
     weighed: bool = False
+    awaits_weighing: bool = False
 
     def reserved(self, device: str) -> int:
-        seen = self.measured or Cost()
-        if device == HOST:
-            return max(self.floor.host, seen.host)
-        return max(self.floor.device, seen.device) if device == self.device else 0
+        if device not in (HOST, self.device):
+            return 0
+        return max(self.floor.on(device), self.told(device) or 0)
 
-    def used(self, device: str) -> int:
-        seen = self.measured or Cost()
-        return seen.host if device == HOST else seen.device if device == self.device else 0
+    def told(self, device: str) -> int | None:
+        if device == HOST:
+            return self.private
+        return self.vram if device == self.device else 0
 
 
 @dataclass
@@ -99,12 +105,18 @@ class World:
         self.spawned = 0
         self.draining = False
         self.halted = False
-        self.learned: Cost | None = None
+        self.learned: dict[str, int] = {}
+        """The highest measures of a warm worker, by "host" and "gpu"."""
         self.probed = False
+        self.read: set[str] = set()
+        self.missing: set[str] = set()
+        """GPUs that cannot be read."""
+        self.hidden = False
+        """Nobody can tell who uses which VRAM."""
         self.others = dict.fromkeys(self.devices, 0)
         self.read_others = dict.fromkeys(self.devices, 0)
         self.read_surely = dict.fromkeys(self.devices, 0)
-        self.zygote = Cost(host=50 * MB)
+        self.zygote = 50 * MB
 
     # -- what happens
 
@@ -142,7 +154,7 @@ class World:
             process.state = WorkerState.IDLE
         process.loaded = True
         self.measure(process, footprint)
-        self.send(WorkerReady(process.number, footprint))
+        self.send(WorkerReady(process.number, footprint.host))
 
     def accept(self, process: Process) -> None:
         """The acknowledgement arrives, perhaps from one that is being killed."""
@@ -159,11 +171,15 @@ class World:
         if process.state is WorkerState.SERVING:
             process.state = WorkerState.RETIRING
         self.measure(process, footprint)
-        self.send(SessionEnded(process.number, footprint))
+        self.send(SessionEnded(process.number, footprint.host))
 
     def heartbeat(self, process: Process, footprint: Cost) -> None:
         self.measure(process, footprint)
-        self.send(Heartbeat(process.number, footprint))
+        self.send(Heartbeat(process.number, footprint.host))
+
+    def beat(self, process: Process) -> None:
+        """A heartbeat that brings nothing new."""
+        self.heartbeat(process, Cost(process.private or 0, process.takes))
 
     def exit(self, process: Process, event: ProcessExited | SpawnFailed) -> None:
         del self.processes[process.number]
@@ -181,28 +197,42 @@ class World:
         self.send(ConnectionLost(caller.number))
 
     def probe(self) -> None:
-        """Read all devices truly."""
+        """Read all devices truly, but those that are missing."""
         self.probed = True
-        readings = {}
+        vram = {
+            process.number: None if self.hidden or process.device in self.missing else process.takes
+            for process in self.processes.values()
+            if process.device != HOST
+        }
+        for process in [*self.processes.values()]:
+            if process.number in vram and process.loaded:
+                self.weigh(process, vram[process.number])
+        readings: dict[str, Reading | None] = {}
         for device in self.devices:
-            zygote = self.zygote.host if device == HOST else 0
-            ours = zygote + sum(process.used(device) for process in self.processes.values())
+            if device in self.missing:
+                readings[device] = None
+                continue
+            zygote = self.zygote if device == HOST else 0
+            told = [process.told(device) for process in self.processes.values()]
+            ours = zygote + sum(used or 0 for used in told)
             readings[device] = Reading(TOTAL, self.others[device] + ours)
             loading = sum(
                 process.reserved(device)
                 for process in self.processes.values()
-                if process.measured is None
+                if process.told(device) is None
             )
             self.read_others[device] = self.others[device]
             self.read_surely[device] = max(0, self.others[device] - loading)
-        self.send(BudgetChanged(readings, self.zygote))
+        self.read = {device for device in self.devices if device not in self.missing}
+        self.send(BudgetChanged(readings, self.zygote, vram))
 
     def reload(self, settings: PoolSettings | None) -> None:
         self.settings = settings or self.settings
         self.halted = False
-        self.learned = None
+        self.learned = {}
         for process in self.processes.values():
             process.stale = True
+            process.awaits_weighing = False
         self.send(ReloadRequested(settings))
 
     def drain(self) -> None:
@@ -213,7 +243,19 @@ class World:
 
     @property
     def estimate(self) -> Cost:
-        return self.learned or self.settings.budget.estimate
+        configured = self.settings.budget.estimate
+        return Cost(
+            self.learned.get("host", configured.host), self.learned.get("gpu", configured.device)
+        )
+
+    @property
+    def proven(self) -> bool:
+        return "host" in self.learned and ("gpu" in self.learned or len(self.devices) == 1)
+
+    @property
+    def unweighed(self) -> bool:
+        """Whether a warm worker waits to be weighed."""
+        return any(process.awaits_weighing for process in self.processes.values())
 
     @property
     def waiting(self) -> list[Caller]:
@@ -239,14 +281,29 @@ class World:
         return [process for process in self.processes.values() if process.state in states]
 
     def measure(self, process: Process, footprint: Cost) -> None:
-        process.measured = footprint
-        hard = self.settings.budget.hard_limit
+        """Its own word on the host; the VRAM is for the next probe to see."""
+        process.private, process.takes = footprint.host, footprint.device
+        hard = self.settings.budget.hard_limit.host
         if not process.loaded or process.stale or (hard is not None and footprint.host > hard):
             return
-        seen = self.learned or Cost()
-        self.learned = Cost(max(seen.host, footprint.host), max(seen.device, footprint.device))
+        self.learned["host"] = max(self.learned.get("host", 0), footprint.host)
+        if not process.measured:
+            process.measured = True
+            process.awaits_weighing = process.device != HOST
+            process.floor = Cost(self.learned["host"], process.floor.device)
+
+    def weigh(self, process: Process, vram: int | None) -> None:
+        process.awaits_weighing = False
+        if vram is None:
+            return
+        process.vram = vram
+        hard = self.settings.budget.hard_limit.device
+        if process.stale or (hard is not None and vram > hard):
+            return
+        self.learned["gpu"] = max(self.learned.get("gpu", 0), vram)
         if not process.weighed:
-            process.weighed, process.floor = True, self.learned
+            process.weighed = True
+            process.floor = Cost(process.floor.host, self.learned["gpu"])
 
     def committed(self, device: str, *, staying: bool = False) -> int:
         """Bytes that workers and zygote hold on a device."""
@@ -255,11 +312,12 @@ class World:
             for process in self.processes.values()
             if not (staying and process.state in LEAVING)
         )
-        return held + (self.zygote.host if device == HOST else 0)
+        return held + (self.zygote if device == HOST else 0)
 
     def limit(self, device: str, others: int) -> int:
-        left = TOTAL - self.settings.budget.reserve.get(device, 0) - others
-        return min(left, self.settings.budget.caps.get(device, left))
+        left = TOTAL - self.settings.budget.reserve.on(device) - others
+        cap = self.settings.budget.caps.on(device)
+        return left if cap is None else min(left, cap)
 
     # -- commands
 
@@ -295,10 +353,12 @@ class World:
         assert command.worker == self.spawned + 1
         self.spawned = command.worker
         assert command.device in (self.devices[1:] or [HOST])
+        assert command.device in self.read, "nobody can see how full it is"
         others = [process for process in self.among(*COMING) if process.device == command.device]
         assert len(others) < self.settings.warmups
-        if self.learned is None:
+        if not self.proven:
             assert not self.among(*COMING), "a second pilot"
+            assert not self.unweighed, "the pilot's VRAM is not known yet"
         self.processes[command.worker] = Process(command.worker, command.device, self.estimate)
         assert len(self.processes) <= self.settings.max_connections + self.settings.spare
         for device in {HOST, command.device}:
@@ -362,7 +422,7 @@ class World:
 
     def check_memory(self) -> None:
         """Where those who stay hold too much, there is no idle or coming worker left to give."""
-        for device in self.devices if self.probed else []:
+        for device in self.read:
             limit = self.limit(device, self.read_surely[device])
             if self.committed(device, staying=True) > limit:
                 for process in self.among(*COMING, WorkerState.IDLE):
@@ -372,6 +432,7 @@ class World:
 
     def settle_down(self) -> None:
         """Let failures stop and calls end until nothing moves any more, and take stock."""
+        self.missing.clear()
         self.probe()
         if self.halted:
             self.reload(None)
@@ -399,7 +460,7 @@ class World:
         if moved:
             return True
         for process in self.among(WorkerState.IDLE):
-            self.heartbeat(process, process.measured or Cost())
+            self.beat(process)
         if self.waiting or self.pool.snapshot().backoff_until is not None:
             self.tick()
             return True
@@ -418,7 +479,7 @@ class World:
             case WorkerState.ASSIGNED if self.offered(process):
                 self.accept(process)
             case WorkerState.SERVING:
-                self.end(process, process.measured or Cost())
+                self.end(process, Cost(process.private or 0, process.takes))
             case WorkerState.IDLE:
                 return False
             case _:

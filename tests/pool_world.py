@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
-from voicepool.budget import HOST, BudgetSettings, Cost, Reading
+from voicepool.budget import HOST, BudgetSettings, Cost, Limits, Reading
 from voicepool.pool import (
     Assign,
     BudgetChanged,
@@ -47,6 +48,7 @@ class Driver:
         self.settings = pool_settings or settings()
         self.pool = Pool(self.settings, random.Random(seed))
         self.now = 100.0
+        self.readings: Mapping[str, Reading | None] = {}
         if probed:
             self.send(PLENTY)
 
@@ -79,7 +81,36 @@ class Driver:
     def ready(self, worker: int, footprint: Cost = SMALL) -> list[Command]:
         if self.state(worker) is WorkerState.STARTING:
             self.send(WorkerHello(worker))
-        return self.send(WorkerReady(worker, footprint))
+        commands = self.send(WorkerReady(worker, footprint.host))
+        if footprint.device:
+            commands += self.weigh({worker: footprint.device})
+        return commands
+
+    def weigh(
+        self, vram: Mapping[int, int | None], *, used: int = 0, guessed: bool = False
+    ) -> list[Command]:
+        """A probe sees what workers use on the GPUs, everything else as it was; `used` in MB is
+        what others have come to use of each GPU besides."""
+        readings = dict(self.readings)
+        views = {view.number: view for view in self.pool.snapshot().workers}
+        for name, reading in self.readings.items():
+            if name != HOST and reading is not None:
+                ours = sum(
+                    vram.get(number, view.vram) or 0
+                    for number, view in views.items()
+                    if view.device == name
+                )
+                readings[name] = Reading(reading.total, reading.used + ours + used * MB)
+        return self.send(BudgetChanged(readings, vram=vram, guessed=guessed))
+
+    def gpus(self, *total: int, used: int = 0) -> list[Command]:
+        """GPUs of these sizes in MB, of which others use `used` each, and plenty of RAM."""
+        host = {HOST: Reading(64_000 * MB, 0)}
+        self.readings = {
+            **host,
+            **{f"cuda:{n}": Reading(size * MB, used * MB) for n, size in enumerate(total)},
+        }
+        return self.send(BudgetChanged(self.readings))
 
     def call(self, connection: int) -> int:
         """A caller who is served at once; returns the worker."""
@@ -94,7 +125,7 @@ class Driver:
     def beat(self) -> None:
         """A heartbeat from everybody who owes one."""
         for worker in self.of(WorkerState.IDLE) + self.of(WorkerState.SERVING):
-            self.send(Heartbeat(worker, SMALL))
+            self.send(Heartbeat(worker, SMALL.host))
 
 
 def spawns(commands: list[Command]) -> list[int]:
@@ -130,12 +161,12 @@ SITUATIONS: list[Situation] = [
 """Every state of a worker with every state that its connection can have then."""
 
 CONNECTION = 7
-_HUGE = Cost(host=900 * MB)
+_HUGE = 900 * MB
 
 
 def situation(worker_state: WorkerState, connection_state: ConnectionState | None) -> Driver:
     """A pool whose worker 1 and connection CONNECTION are in these states."""
-    limited = BudgetSettings(estimate=SMALL, hard_limit=500 * MB)
+    limited = BudgetSettings(estimate=SMALL, hard_limit=Limits(host=500 * MB))
     driver = Driver(settings(1, budget=limited, call_limit=10.0, heartbeat_timeout=50.0))
     if worker_state is _W.STARTING:
         return driver
@@ -171,7 +202,7 @@ def _with_connection(
     if worker_state is _W.RETIRING and connection_state is _C.ACCEPTED:
         driver.tick()  # the call limit
     if connection_state is _C.DONE:
-        driver.send(SessionEnded(1, SMALL))
+        driver.send(SessionEnded(1, SMALL.host))
     if worker_state is _W.KILLING:
         driver.send(Heartbeat(1, _HUGE))
     elif worker_state is _W.EXITED:

@@ -88,7 +88,10 @@ def test_the_pool_needs_nothing_but_the_standard_library() -> None:
     ours, others = closure("voicepool.pool")
     assert third_party(others) == set()
     assert not others & WORLD
-    parts = "pool poolspec poolstate poolview roster staffing backoff deadlines budget errors"
+    parts = (
+        "pool poolspec poolstate poolview roster staffing footprints backoff deadlines budget"
+        " budgetspec errors"
+    )
     assert ours <= {PACKAGE, *(f"voicepool.{part}" for part in parts.split())}
 
 
@@ -186,6 +189,7 @@ def test_only_the_settings_read_the_environment() -> None:
         or (isinstance(node, ast.alias) and node.name in ("environ", "getenv"))
     }
     assert users <= {
+        "voicepool.bench.commands",  # hands it to config.client
         "voicepool.commands",  # hands it to config.load
         "voicepool.forker",  # the zygote's, with one thread for every library
         "voicepool.worker",  # its own TMPDIR and CUDA_VISIBLE_DEVICES

@@ -16,16 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voicepool import ipc
-from voicepool.budget import Cost
 from voicepool.errors import IpcError
 
 M = TypeVar("M", bound=ipc.Message)
 
-COST = Cost(host=12345)
+PRIVATE = 12345
 MESSAGES: list[tuple[Any, ipc.Message]] = [
     (ipc.ToZygote, ipc.Configure(1, "a:b", {"workers": 2, "api_keys": []}, "/run/x")),
     (ipc.ToZygote, ipc.Fork(7, "cuda:0", "/run/x/worker-7")),
-    (ipc.FromZygote, ipc.ZygoteReady(1, ["/echo"], COST)),
+    (ipc.FromZygote, ipc.ZygoteReady(1, ["/echo"], PRIVATE)),
     (ipc.FromZygote, ipc.ZygoteFailed("no module", True)),
     (ipc.FromZygote, ipc.Forked(7, 4711)),
     (ipc.FromZygote, ipc.ForkFailed(7, "no memory")),
@@ -33,10 +32,10 @@ MESSAGES: list[tuple[Any, ipc.Message]] = [
     (ipc.ToWorker, ipc.Assign(3, "192.0.2.7", 1234, "cafe")),
     (ipc.ToWorker, ipc.Stop("drain")),
     (ipc.FromWorker, ipc.Hello(1, 4711)),
-    (ipc.FromWorker, ipc.Ready(COST)),
+    (ipc.FromWorker, ipc.Ready(PRIVATE)),
     (ipc.FromWorker, ipc.Accepted(3)),
-    (ipc.FromWorker, ipc.Ended(COST, "completed")),
-    (ipc.FromWorker, ipc.Beat(COST)),
+    (ipc.FromWorker, ipc.Ended(PRIVATE, "completed")),
+    (ipc.FromWorker, ipc.Beat(PRIVATE)),
     (ipc.FromWorker, ipc.Failed("no model", False)),
 ]
 UNIONS = (ipc.ToZygote, ipc.FromZygote, ipc.ToWorker, ipc.FromWorker)
@@ -153,7 +152,7 @@ def test_peer_that_does_not_read_blocks_nobody() -> None:
 
         def fill() -> None:
             for _ in range(100_000):
-                out.send(ipc.Beat(COST))
+                out.send(ipc.Beat(PRIVATE))
 
         with pytest.raises(BlockingIOError):
             fill()

@@ -33,10 +33,10 @@ from voicepool.poolspec import CONNECTION_TABLE, DEADLINES, WORKER_TABLE
 
 WORKER_EVENTS: dict[type[Event], Callable[[int], Event]] = {
     WorkerHello: WorkerHello,
-    WorkerReady: lambda worker: WorkerReady(worker, SMALL),
+    WorkerReady: lambda worker: WorkerReady(worker, SMALL.host),
     SessionAccepted: SessionAccepted,
-    SessionEnded: lambda worker: SessionEnded(worker, SMALL),
-    Heartbeat: lambda worker: Heartbeat(worker, SMALL),
+    SessionEnded: lambda worker: SessionEnded(worker, SMALL.host),
+    Heartbeat: lambda worker: Heartbeat(worker, SMALL.host),
     ProcessExited: ProcessExited,
     SpawnFailed: lambda worker: SpawnFailed(worker, "no memory"),
 }

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from tests.pool_model import LEAVING, Process, World
 from tests.pool_world import MB
-from voicepool.budget import HOST, BudgetSettings, Cost
+from voicepool.budget import BudgetSettings, Cost, Limits
 from voicepool.errors import IllegalEvent
 from voicepool.pool import (
     ConnectionArrived,
@@ -50,10 +50,10 @@ budgets = st.builds(
     estimate=st.sampled_from(
         [Cost(100 * MB, 100 * MB), Cost(300 * MB), Cost(300 * MB), Cost(900 * MB, 900 * MB)]
     ),
-    reserve=st.sampled_from([{}, {HOST: 500 * MB}]),
-    caps=st.sampled_from([{}, {}, {HOST: 1_000 * MB}, {"cuda:0": 500 * MB}]),
-    soft_limit=st.sampled_from([None, None, 300 * MB]),
-    hard_limit=st.sampled_from([None, None, 500 * MB]),
+    reserve=st.sampled_from([Cost(), Cost(500 * MB, 200 * MB)]),
+    caps=st.sampled_from([Limits(), Limits(), Limits(1_000 * MB), Limits(None, 500 * MB)]),
+    soft_limit=st.sampled_from([Limits(), Limits(), Limits(300 * MB), Limits(None, 200 * MB)]),
+    hard_limit=st.sampled_from([Limits(), Limits(), Limits(500 * MB), Limits(None, 250 * MB)]),
 )
 
 
@@ -131,6 +131,19 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 2), used=st.sampled_from([0, 0, 500, 2_500, 3_500, 4_100]))
     def others_use_memory(self, pick: int, used: int) -> None:
         self.world.others[self.world.devices[pick % len(self.world.devices)]] = used * MB
+        self.world.probe()
+
+    @precondition(lambda self: len(self.world.devices) > 1)
+    @rule(pick=st.integers(0, 1))
+    def gpu_vanishes_or_returns(self, pick: int) -> None:
+        gpus = self.world.devices[1:]
+        self.world.missing ^= {gpus[pick % len(gpus)]}
+        self.world.probe()
+
+    @precondition(lambda self: len(self.world.devices) > 1)
+    @rule()
+    def nobody_can_tell_vram_any_more_or_again(self) -> None:
+        self.world.hidden = not self.world.hidden
         self.world.probe()
 
     # -- callers
@@ -225,7 +238,7 @@ class PoolMachine(RuleBasedStateMachine):
     def everybody_is_alive(self) -> None:
         for process in self.world.among(WorkerState.IDLE, WorkerState.SERVING):
             if process.number in self.world.processes:
-                self.world.heartbeat(process, process.measured or Cost())
+                self.world.beat(process)
 
     @precondition(in_state(*LEAVING))
     @rule(pick=st.integers(0, 9))
@@ -289,8 +302,8 @@ class PoolMachine(RuleBasedStateMachine):
         if not dead:
             return
         worker = dead[pick % len(dead)]
-        self.world.send(Heartbeat(worker, footprint))
-        self.world.send(SessionEnded(worker, footprint))
+        self.world.send(Heartbeat(worker, footprint.host))
+        self.world.send(SessionEnded(worker, footprint.host))
         self.world.send(ProcessExited(worker, "again", permanent=True))
         with pytest.raises(IllegalEvent):
             self.world.pool.handle(SessionAccepted(worker), self.world.now)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tests.pool_world import MB, PLENTY, SMALL, Driver, settings, situation, spawns
-from voicepool.budget import BudgetSettings, Cost
+from voicepool.budget import BudgetSettings, Cost, Limits
 from voicepool.pool import (
     Assign,
     ConnectionArrived,
@@ -205,10 +205,10 @@ def test_a_heartbeat_renews_the_deadline_of_idle_and_serving_workers() -> None:
     driver = Driver(settings(1, heartbeat_timeout=6.0, settle=100.0))
     driver.warm()
     for _ in range(3):
-        driver.send(Heartbeat(1, SMALL), after=5.0)
+        driver.send(Heartbeat(1, SMALL.host), after=5.0)
     driver.call(1)
     for _ in range(3):
-        driver.send(Heartbeat(1, SMALL), after=5.0)
+        driver.send(Heartbeat(1, SMALL.host), after=5.0)
     assert driver.pool.next_deadline == driver.now + 6.0
     assert driver.tick() == [Kill(1, Reason.HEARTBEAT_TIMEOUT)]
 
@@ -218,7 +218,7 @@ def test_a_heartbeat_renews_no_other_deadline(state: WorkerState) -> None:
     connection = {W.ASSIGNED: ConnectionState.OFFERED, W.RETIRING: ConnectionState.DONE}
     driver = situation(state, connection.get(state))
     deadline = driver.pool.next_deadline
-    driver.send(Heartbeat(1, SMALL), after=0.5)
+    driver.send(Heartbeat(1, SMALL.host), after=0.5)
     assert driver.pool.next_deadline == deadline
 
 
@@ -226,8 +226,8 @@ def test_what_was_read_before_the_tick_counts_however_late_it_was_read() -> None
     driver = Driver(settings(2, heartbeat_timeout=6.0))
     driver.warm()
     driver.now += 60.0  # the shell was suspended; then it reads what has come in
-    assert driver.send(Heartbeat(1, SMALL)) == []
-    assert driver.send(Heartbeat(2, SMALL)) == []
+    assert driver.send(Heartbeat(1, SMALL.host)) == []
+    assert driver.send(Heartbeat(2, SMALL.host)) == []
     assert driver.send(Tick()) == []
 
 
@@ -235,7 +235,7 @@ def test_a_worker_that_does_not_stop_is_killed_and_killed_again() -> None:
     driver = Driver(settings(1, stop_timeout=2.0, kill_timeout=1.0))
     driver.warm()
     driver.call(1)
-    driver.send(SessionEnded(1, SMALL))
+    driver.send(SessionEnded(1, SMALL.host))
     assert driver.tick() == [Kill(1, Reason.STOP_TIMEOUT)]
     assert driver.tick() == [Kill(1, Reason.KILL_TIMEOUT)]
     assert driver.tick() == [Kill(1, Reason.KILL_TIMEOUT)]
@@ -248,27 +248,27 @@ def test_the_call_limit_stops_the_call() -> None:
     driver.warm()
     driver.call(1)
     assert driver.tick() == [Stop(1, Reason.CALL_LIMIT)]
-    driver.send(SessionEnded(1, SMALL))
+    driver.send(SessionEnded(1, SMALL.host))
     assert driver.pool.snapshot().totals.completed == 1
 
 
 def test_the_soft_limit_retires_when_idle_and_leaves_a_call_alone() -> None:
-    driver = Driver(settings(2, budget=BudgetSettings(SMALL, soft_limit=300 * MB)))
+    driver = Driver(settings(2, budget=BudgetSettings(SMALL, soft_limit=Limits(host=300 * MB))))
     driver.warm()
     driver.call(1)
-    assert driver.send(Heartbeat(1, Cost(400 * MB))) == []
-    assert driver.send(Heartbeat(2, Cost(400 * MB))) == [Stop(2, Reason.SOFT_LIMIT)]
+    assert driver.send(Heartbeat(1, 400 * MB)) == []
+    assert driver.send(Heartbeat(2, 400 * MB)) == [Stop(2, Reason.SOFT_LIMIT)]
 
 
 def test_a_worker_over_its_soft_limit_still_serves_whoever_waits() -> None:
-    driver = Driver(settings(1, budget=BudgetSettings(SMALL, soft_limit=300 * MB)))
+    driver = Driver(settings(1, budget=BudgetSettings(SMALL, soft_limit=Limits(host=300 * MB))))
     driver.send(ConnectionArrived(1))
     assert driver.ready(1, Cost(400 * MB)) == [Assign(1, 1)]
 
 
 @pytest.mark.parametrize("state", [W.WARMING, W.IDLE, W.ASSIGNED, W.SERVING, W.RETIRING])
 def test_the_hard_limit_kills_in_every_state(state: WorkerState) -> None:
-    driver = Driver(settings(1, budget=BudgetSettings(SMALL, hard_limit=300 * MB)))
+    driver = Driver(settings(1, budget=BudgetSettings(SMALL, hard_limit=Limits(host=300 * MB))))
     driver.send(WorkerHello(1))
     if state is not W.WARMING:
         driver.ready(1)
@@ -277,9 +277,9 @@ def test_the_hard_limit_kills_in_every_state(state: WorkerState) -> None:
     if state in (W.SERVING, W.RETIRING):
         driver.send(SessionAccepted(1))
     if state is W.RETIRING:
-        driver.send(SessionEnded(1, SMALL))
+        driver.send(SessionEnded(1, SMALL.host))
     assert driver.state(1) is state
-    assert driver.send(Heartbeat(1, Cost(301 * MB))) == [Kill(1, Reason.HARD_LIMIT)]
+    assert driver.send(Heartbeat(1, 301 * MB)) == [Kill(1, Reason.HARD_LIMIT)]
     assert driver.pool.snapshot().estimate.host == SMALL.host, "a freak is no measure"
 
 
@@ -297,7 +297,7 @@ def test_draining_refuses_the_waiting_stops_the_idle_and_lets_calls_end() -> Non
     assert [(type(c), c.reason) for c in commands if isinstance(c, Refuse)] == [
         (Refuse, Reason.DRAINING)
     ]
-    driver.send(SessionEnded(1, SMALL))
+    driver.send(SessionEnded(1, SMALL.host))
     assert driver.send(ProcessExited(1)) == []
     driver.send(ProcessExited(3))
     driver.now += 25.0
@@ -356,7 +356,7 @@ def test_months_of_calls_leave_nothing_behind() -> None:
     driver.warm()
     for connection in range(3_000):
         worker = driver.call(connection)
-        driver.send(SessionEnded(worker, SMALL), after=0.1)
+        driver.send(SessionEnded(worker, SMALL.host), after=0.1)
         driver.send(ProcessExited(worker))
         driver.warm()
     state = driver.pool._state

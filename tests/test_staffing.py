@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.pool_world import MB, SMALL, Driver, host, settings, spawns
-from voicepool.budget import HOST, BudgetSettings, Cost, Reading
+from voicepool.budget import HOST, BudgetSettings, Cost, Limits
 from voicepool.pool import (
     Assign,
     BudgetChanged,
     ConnectionArrived,
+    Kill,
     ProcessExited,
     Reason,
     ReloadRequested,
@@ -23,6 +24,9 @@ from voicepool.pool import (
 )
 
 W = WorkerState
+
+GPU_WORKER = Cost(SMALL.host, 1_000 * MB)
+ON_GPU = BudgetSettings(GPU_WORKER)
 
 
 # --- warming up and refilling -------------------------------------------------------------------
@@ -43,7 +47,7 @@ def test_without_spare_the_successor_is_spawned_when_the_worker_has_exited() -> 
     worker = driver.offer(1)
     driver.send(SessionAccepted(worker))
     assert driver.pool.snapshot().target == 1
-    assert driver.send(SessionEnded(worker, SMALL)) == []
+    assert driver.send(SessionEnded(worker, SMALL.host)) == []
     assert driver.pool.snapshot().target == 1, "one that is leaving still takes a place"
     assert driver.send(ProcessExited(worker)) == [Spawn(3, HOST)]
 
@@ -62,7 +66,7 @@ def test_callers_are_never_more_than_max_connections() -> None:
     driver.call(2)
     driver.warm()
     assert driver.send(ConnectionArrived(3)) == []
-    commands = driver.send(SessionEnded(1, SMALL))
+    commands = driver.send(SessionEnded(1, SMALL.host))
     assert Assign(3, 3) in commands
 
 
@@ -74,7 +78,7 @@ def test_idle_workers_and_waiting_callers_are_first_come_first_served() -> None:
     assert Assign(2, 6) in driver.ready(2)
     for worker in (1, 2):
         driver.send(SessionAccepted(worker))
-        driver.send(SessionEnded(worker, SMALL))
+        driver.send(SessionEnded(worker, SMALL.host))
         driver.send(ProcessExited(worker))
     assert driver.warm() == [3, 4, 5]
     assert [driver.offer(connection) for connection in (7, 8, 9)] == [3, 4, 5]
@@ -314,7 +318,7 @@ def test_a_worker_that_is_killed_for_never_getting_ready_has_failed() -> None:
 
 
 def test_workers_too_big_from_birth_are_not_spawned_over_and_over() -> None:
-    driver = Driver(settings(1, budget=BudgetSettings(SMALL, soft_limit=300 * MB)))
+    driver = Driver(settings(1, budget=BudgetSettings(SMALL, soft_limit=Limits(host=300 * MB))))
     driver.ready(1, Cost(400 * MB))
     assert driver.state(1) is W.RETIRING
     assert driver.send(ProcessExited(1)) == []
@@ -387,19 +391,95 @@ def test_an_overshoot_stops_coming_workers_when_no_idle_one_is_left() -> None:
 def test_a_lower_cap_after_a_reload_is_an_overshoot() -> None:
     driver = Driver(settings(3))
     driver.warm()
-    capped = BudgetSettings(SMALL, caps={HOST: 250 * MB})
+    capped = BudgetSettings(SMALL, caps=Limits(host=250 * MB))
     commands = driver.send(ReloadRequested(settings(3, budget=capped)))
     assert commands[0] == Stop(1, Reason.BUDGET)
 
 
 def test_workers_go_to_the_gpu_with_most_room() -> None:
-    driver = Driver(settings(3, budget=BudgetSettings(Cost(SMALL.host, 1_000 * MB))), probed=False)
-    readings = {
-        HOST: Reading(8_000 * MB, 0),
-        "cuda:0": Reading(4_000 * MB, 1_500 * MB),
-        "cuda:1": Reading(3_000 * MB, 0),
-    }
-    assert driver.send(BudgetChanged(readings)) == [Spawn(1, "cuda:1")]
-    footprint = Cost(SMALL.host, 1_000 * MB)
+    driver = Driver(settings(3, budget=ON_GPU), probed=False)
+    assert driver.gpus(2_500, 3_000) == [Spawn(1, "cuda:1")]
     # one warm-up a device: the second goes to the other although it has less room
-    assert driver.ready(1, footprint) == [Spawn(2, "cuda:0"), Spawn(3, "cuda:1")]
+    assert driver.ready(1, GPU_WORKER) == [Spawn(2, "cuda:0"), Spawn(3, "cuda:1")]
+
+
+def test_the_pilot_is_weighed_before_the_next_worker_is_spawned() -> None:
+    driver = Driver(settings(8, warmups=8, budget=ON_GPU), probed=False)
+    driver.gpus(8_000)
+    assert driver.ready(1) == []
+    assert driver.pool.snapshot().unweighed
+    assert driver.offer(1) == 1, "it serves meanwhile"
+    assert len(spawns(driver.weigh({1: 1_500 * MB}))) == 4, "8000 / 1500, less the pilot"
+    assert driver.pool.snapshot().estimate == Cost(SMALL.host, 1_500 * MB)
+
+
+def test_where_nobody_can_tell_vram_one_worker_is_tried_at_a_time() -> None:
+    driver = Driver(settings(8, warmups=8, budget=ON_GPU), probed=False)
+    driver.gpus(8_000)
+    driver.ready(1)
+    assert spawns(driver.weigh({1: None})) == [2]
+    assert driver.ready(2) == []
+    assert spawns(driver.weigh({1: None, 2: None})) == [3]
+
+
+def test_a_guess_may_fall_and_a_measure_may_not() -> None:
+    driver = Driver(settings(3, budget=ON_GPU), probed=False)
+    driver.gpus(16_000)
+    driver.ready(1)
+    driver.weigh({1: 3_000 * MB}, guessed=True)
+    driver.weigh({1: 1_200 * MB}, guessed=True)
+    assert driver.pool.snapshot().estimate.device == 1_200 * MB
+    driver.weigh({1: 1_100 * MB})
+    driver.weigh({1: 900 * MB})
+    assert driver.pool.snapshot().estimate.device == 1_100 * MB
+    (gpu,) = (view for view in driver.pool.snapshot().devices if view.device == "cuda:0")
+    assert gpu.reserved == 4_100 * MB, "the successor was placed by the first guess"
+
+
+def test_an_llm_that_grows_takes_idle_workers_and_never_a_call() -> None:
+    driver = Driver(settings(8, budget=ON_GPU), probed=False)
+    driver.gpus(12_000)
+    assert len(driver.warm(GPU_WORKER)) == 8
+    for connection in (1, 2):
+        driver.call(connection)
+    stops = driver.weigh({}, used=7_000)
+    assert stops == [Stop(worker, Reason.BUDGET) for worker in (8, 7, 6)]
+    for worker in (8, 7, 6):
+        assert driver.send(ProcessExited(worker)) == []
+    seen = driver.pool.snapshot()
+    assert (seen.target, seen.bound_by, seen.callers) == (3, "budget:cuda:0", 2)
+    assert driver.weigh({}, used=11_000) == [Stop(n, Reason.BUDGET) for n in (5, 4, 3)]
+    assert driver.pool.snapshot().callers == 2
+
+
+def test_workers_on_a_gpu_that_vanishes_live_on_and_nobody_joins_them() -> None:
+    driver = Driver(settings(2, budget=ON_GPU), probed=False)
+    driver.gpus(8_000)
+    driver.warm(GPU_WORKER)
+    driver.call(1)
+    present = driver.readings
+    assert driver.send(BudgetChanged({**present, "cuda:0": None})) == []
+    driver.send(SessionEnded(1, SMALL.host))
+    assert driver.send(ProcessExited(1)) == [], "nor is anybody placed on the host"
+    seen = driver.pool.snapshot()
+    assert (seen.target, seen.bound_by) == (1, "budget:cuda:0")
+    assert [view.missing for view in seen.devices] == [False, True]
+    assert driver.offer(2) == 2
+    driver.readings = present
+    assert driver.weigh({2: GPU_WORKER.device}) == [Spawn(3, "cuda:0")]
+
+
+def test_a_worker_above_its_vram_limits_retires_when_idle_and_is_killed_in_a_call() -> None:
+    budget = BudgetSettings(
+        GPU_WORKER,
+        soft_limit=Limits(device=1_500 * MB),
+        hard_limit=Limits(device=2_000 * MB),
+    )
+    driver = Driver(settings(2, budget=budget), probed=False)
+    driver.gpus(16_000)
+    driver.warm(GPU_WORKER)
+    driver.call(1)
+    assert driver.weigh({1: 1_600 * MB, 2: 1_600 * MB}) == [Stop(2, Reason.VRAM_SOFT_LIMIT)]
+    assert driver.weigh({1: 2_001 * MB}, guessed=True) == [], "nobody is killed on a guess"
+    assert driver.weigh({1: 2_001 * MB}) == [Kill(1, Reason.VRAM_HARD_LIMIT)]
+    assert driver.pool.snapshot().estimate.device == 1_600 * MB, "a leak tells of no other worker"

@@ -8,42 +8,28 @@ VRAM on the one GPU that it was placed on.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-HOST = "host"
+from voicepool.budgetspec import (
+    HOST,
+    BudgetSettings,
+    Cost,
+    DeviceView,
+    Limits,
+    Reading,
+    Shortfall,
+)
 
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What one worker takes, in bytes."""
-
-    host: int = 0
-    device: int = 0
-    """On the worker's GPU; 0 where its place is "host"."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a probe saw on one device, in bytes. `used` counts everyone, our workers included."""
-
-    total: int
-    used: int
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetSettings:
-    """How much of each device voicepool may take."""
-
-    estimate: Cost = Cost(host=256 << 20)
-    """A worker's cost until the pilot has been measured."""
-    reserve: Mapping[str, int] = field(default_factory=dict)
-    """Bytes per device that are never given out."""
-    caps: Mapping[str, int] = field(default_factory=dict)
-    """Most bytes per device that all workers and the zygote together may take."""
-    soft_limit: int | None = None
-    """Private host bytes above which a worker retires when idle or at its session's end."""
-    hard_limit: int | None = None
-    """Private host bytes above which a worker is killed."""
+__all__ = [
+    "HOST",
+    "BudgetSettings",
+    "Cost",
+    "DeviceView",
+    "Ledger",
+    "Limits",
+    "Reading",
+    "Shortfall",
+]
 
 
 @dataclass(slots=True)
@@ -52,25 +38,28 @@ class _Holding:
 
     place: str
     floor: Cost
-    """The estimate it was placed with; its first warm measure renews it."""
-    measured: Cost | None = None
-    warm: bool = False
+    """The estimate it was placed with; its first warm measures renew it."""
+    host: int | None = None
+    """Its latest measure of private host bytes, None before the first."""
+    device: int | None = None
+    """The latest of its VRAM."""
+    measured: bool = False
+    """`floor.host` has been renewed."""
+    weighed: bool = False
+    """The same for `floor.device`."""
     leaving: bool = False
+
+    def used(self, device: str) -> int | None:
+        """Bytes that it was last seen to use on `device`, None before its first measure there."""
+        if device == HOST:
+            return self.host
+        return self.device if device == self.place else 0
 
     def on(self, device: str) -> int:
         """Bytes reserved on `device`: the estimate or the latest measure, whichever is more."""
-        seen = self.measured or Cost()
-        if device == HOST:
-            return max(self.floor.host, seen.host)
-        return max(self.floor.device, seen.device) if device == self.place else 0
-
-    def used(self, device: str) -> int | None:
-        """Bytes that it was last seen to use on `device`, None before its first measure."""
-        if self.measured is None:
-            return None
-        if device == HOST:
-            return self.measured.host
-        return self.measured.device if device == self.place else 0
+        if device not in (HOST, self.place):
+            return 0
+        return max(self.floor.on(device), self.used(device) or 0)
 
     def devices(self) -> tuple[str, ...]:
         return (HOST,) if self.place == HOST else (HOST, self.place)
@@ -85,9 +74,20 @@ class _Device:
     """Use that no measure of ours explains."""
     others_surely: int = 0
     """The same, but taking workers that are still loading to fill their reservations."""
+    workers: int = 0
     reserved: int = 0
     leaving: int = 0
     """The part of `reserved` that workers hold who were told to go."""
+
+
+@dataclass(slots=True)
+class _Learned:
+    """What workers were measured to take at most; None where nobody was measured yet."""
+
+    host: int | None = None
+    device: int | None = None
+    guessed: bool = False
+    """`device` is inferred, not measured: it may fall again."""
 
 
 class Ledger:
@@ -105,82 +105,134 @@ class Ledger:
     so three more workers of 1 GiB fit.
 
     `others` stays as it is until the next reading. A worker that exits between two readings gives
-    its reservation back at once, although the last reading still counts its memory.
+    its reservation back at once, although the last reading still counts its memory. A reading that
+    counts the memory of the dead for a while (a driver may lag) takes it for others' use: it is
+    never counted twice, and its room is given out only when it is seen to be free.
 
     A worker that is loading uses memory which nobody has measured yet, so a reading shows it as
     `others` and its reservation counts it again. For placing, that doubt costs at most some
     patience; for taking idle workers away it would cost warm workers, so there the worker is
     taken to fill its reservation (`others_surely`).
+
+    Once a GPU has been read, workers live on GPUs: should all of them vanish, there is no room.
     """
 
     def __init__(self, settings: BudgetSettings) -> None:
         self._settings = settings
-        self._learned: Cost | None = None
+        self._learned = _Learned()
         self._holdings: dict[int, _Holding] = {}
-        self._accounts: dict[str, _Device] = {}
+        self._accounts: dict[str, _Device] = {HOST: _Device()}
         self._read: tuple[str, ...] = ()
-        self._zygote = Cost()
+        self._unweighed: set[int] = set()
+        """Warm workers on GPUs whose VRAM nobody has looked at yet."""
+        self._zygote = 0
 
     # -- settings and probes
 
     def configure(self, settings: BudgetSettings) -> None:
         """Take new settings for new code: what was learned about a worker's cost is void."""
         self._settings = settings
-        self._learned = None
+        self._learned = _Learned()
+        self._unweighed.clear()
 
-    def update(self, readings: Mapping[str, Reading], zygote: Cost) -> None:
-        """Take fresh readings. A device that is missing from them has no room."""
+    def update(self, readings: Mapping[str, Reading | None], zygote: int) -> None:
+        """Take fresh readings; `zygote` is its private host bytes.
+
+        A device that is None, or missing though it was read before, has no room.
+        """
         self._zygote = zygote
-        self._read = tuple(readings)
+        self._read = tuple(name for name, reading in readings.items() if reading is not None)
         for name, reading in readings.items():
             account = self._accounts.setdefault(name, _Device())
-            account.total = reading.total
-            unexplained = reading.used - self._zygote_on(name)
-            loading = 0
-            for holding in self._holdings.values():
-                used = holding.used(name)
-                if used is None:
-                    loading += holding.on(name)
-                else:
-                    unexplained -= used
-            account.others = max(0, unexplained)
-            account.others_surely = max(0, unexplained - loading)
+            if reading is not None:
+                self._compare(name, account, reading)
+
+    def _compare(self, name: str, account: _Device, reading: Reading) -> None:
+        account.total = reading.total
+        unexplained = reading.used - self._zygote_on(name)
+        loading = 0
+        for holding in self._holdings.values():
+            used = holding.used(name)
+            if used is None:
+                loading += holding.on(name)
+            else:
+                unexplained -= used
+        account.others = max(0, unexplained)
+        account.others_surely = max(0, unexplained - loading)
 
     # -- workers
 
     @property
     def estimate(self) -> Cost:
         """What the next worker is expected to take: the high-water mark, or what was configured."""
-        return self._learned or self._settings.estimate
+        learned, configured = self._learned, self._settings.estimate
+        return Cost(
+            host=configured.host if learned.host is None else learned.host,
+            device=configured.device if learned.device is None else learned.device,
+        )
 
     @property
     def proven(self) -> bool:
-        """Whether the estimate comes from a measure."""
-        return self._learned is not None
+        """Whether the estimate comes from measures, all of it."""
+        learned = self._learned
+        return learned.host is not None and (learned.device is not None or not self._gpus)
+
+    @property
+    def unweighed(self) -> bool:
+        """Whether the VRAM of some warm worker is about to be looked at for the first time."""
+        return bool(self._unweighed)
 
     def reserve(self, worker: int, place: str) -> None:
         """Charge a new worker on `place` with the estimate."""
         self._holdings[worker] = holding = _Holding(place, self.estimate)
+        for device in holding.devices():
+            self._accounts.setdefault(device, _Device()).workers += 1
         self._charge(holding, 1)
 
-    def measure(self, worker: int, footprint: Cost, *, warm: bool) -> None:
-        """Take what a worker was seen to use.
+    def measure(self, worker: int, private: int, *, warm: bool) -> None:
+        """Take what a worker was seen to use of the host.
 
         `warm`: it is fully loaded and of the current code, so that its footprint says what a
         worker costs. The first such measure replaces the configured estimate, downwards too;
         later ones can only raise it.
         """
-        holding = self._holdings[worker]
+        holding, learned = self._holdings[worker], self._learned
         self._charge(holding, -1)
-        holding.measured = footprint
+        holding.host = private
         if warm:
-            seen = self._learned or Cost()
-            self._learned = Cost(
-                host=max(seen.host, footprint.host), device=max(seen.device, footprint.device)
-            )
-            if not holding.warm:
-                holding.warm, holding.floor = True, self._learned
+            learned.host = max(learned.host or 0, private)
+            if not holding.measured:
+                holding.measured = True
+                holding.floor = Cost(learned.host, holding.floor.device)
+                if holding.place != HOST:
+                    self._unweighed.add(worker)
         self._charge(holding, 1)
+
+    def weigh(self, worker: int, vram: int | None, *, warm: bool, guessed: bool = False) -> None:
+        """The same for what a worker, loaded by now, uses on its GPU.
+
+        None: nobody can tell; its reservation stands for it. `guessed`: it is inferred from what
+        the device as a whole has come to use, so that a later guess may also be lower.
+        """
+        holding = self._holdings[worker]
+        self._unweighed.discard(worker)
+        if vram is None:
+            return
+        self._charge(holding, -1)
+        holding.device = vram
+        if warm:
+            self._learn(vram, guessed=guessed)
+            if guessed or not holding.weighed:
+                holding.weighed = not guessed
+                holding.floor = Cost(holding.floor.host, self._learned.device or 0)
+        self._charge(holding, 1)
+
+    def _learn(self, vram: int, *, guessed: bool) -> None:
+        learned = self._learned
+        if learned.device is None or learned.guessed:
+            learned.device, learned.guessed = vram, guessed
+        elif not guessed:
+            learned.device = max(learned.device, vram)
 
     def leave(self, worker: int) -> None:
         """Note that the worker was told to go: its reservation stays, but not for long."""
@@ -191,18 +243,28 @@ class Ledger:
 
     def release(self, worker: int) -> None:
         """Give the reservation back: the process is gone."""
-        self._charge(self._holdings.pop(worker), -1)
+        holding = self._holdings.pop(worker)
+        self._unweighed.discard(worker)
+        self._charge(holding, -1)
+        for device in holding.devices():
+            self._accounts[device].workers -= 1
 
-    def measured(self, worker: int) -> Cost | None:
-        """The worker's latest footprint."""
-        return self._holdings[worker].measured
+    def measured(self, worker: int) -> tuple[int | None, int | None]:
+        """The worker's latest private host bytes and VRAM; None for what was not measured."""
+        holding = self._holdings[worker]
+        return holding.host, holding.device
 
     # -- questions
 
     @property
+    def _gpus(self) -> Sequence[str]:
+        """All that have ever been read."""
+        return [name for name in self._accounts if name != HOST]
+
+    @property
     def places(self) -> Sequence[str]:
-        """Where workers may be placed: the GPUs if there are any, else the host."""
-        return [name for name in self._read if name != HOST] or [HOST]
+        """Where workers may be placed: the GPUs that can be read, or the host if none ever was."""
+        return [name for name in self._read if name != HOST] if self._gpus else [HOST]
 
     def free(self, device: str, without: Collection[int] = ()) -> int:
         """Bytes to give out on `device` (negative: overshot), as if `without` had exited."""
@@ -231,21 +293,21 @@ class Ledger:
 
     def room(self, most: int) -> int:
         """How many more workers fit, counted up to `most`."""
-        if HOST not in self._read:
-            return 0
-        fit = _times(self.free(HOST), self.estimate.host, most)
-        gpus = [name for name in self.places if name != HOST]
-        if gpus:
-            fit = min(
-                fit, sum(_times(self.free(name), self.estimate.device, most) for name in gpus)
-            )
+        fit = self._fits(HOST, most)
+        if self._gpus:
+            fit = min(fit, sum(self._fits(name, most) for name in self.places))
         return min(fit, most)
+
+    def _fits(self, device: str, most: int) -> int:
+        if device not in self._read:
+            return 0
+        return _times(self.free(device), self.estimate.on(device), most)
 
     def bottleneck(self) -> str:
         """The device that keeps the next worker out when `room` is short."""
         if HOST not in self._read or self.free(HOST) < self.estimate.host:
             return HOST
-        return max(self.places, key=self.free)
+        return max(self.places or self._gpus, key=self.free)
 
     def overshot(self) -> list[str]:
         """Devices on which the zygote and those workers who stay hold more than there is."""
@@ -261,19 +323,60 @@ class Ledger:
         """Whether the worker's exit would give anything back on `device`."""
         return self._holdings[worker].on(device) > 0
 
+    def shortfall(self) -> Shortfall | None:
+        """Where no worker would fit though all others and all of ours went; None where one would.
+
+        Never because of a device that cannot be read now, or of a guess.
+        """
+        if HOST in self._read and (found := self._shortfall(HOST)):
+            return found
+        gpus = [name for name in self._gpus if name in self._read]
+        if not gpus or len(gpus) < len(self._gpus) or self._learned.guessed:
+            return None
+        return self._shortfall(max(gpus, key=lambda name: self._limit(name, others=0)))
+
+    def _shortfall(self, device: str) -> Shortfall | None:
+        needs = self.estimate.on(device)
+        most = max(0, self._limit(device, others=0) - self._zygote_on(device))
+        if needs <= most:
+            return None
+        seen = self._learned.host if device == HOST else self._learned.device
+        return Shortfall(device, needs, most, self._accounts[device].total, seen is not None)
+
+    def views(self, most: int) -> tuple[DeviceView, ...]:
+        """Every device's account; `fits` is counted up to `most`."""
+        settings = self._settings
+        return tuple(
+            DeviceView(
+                device=name,
+                total=account.total,
+                others=account.others,
+                zygote=self._zygote_on(name),
+                reserved=account.reserved,
+                reserve=settings.reserve.on(name),
+                cap=settings.caps.on(name),
+                per_worker=self.estimate.on(name),
+                workers=account.workers,
+                fits=self._fits(name, most),
+                missing=name not in self._read,
+            )
+            for name, account in self._accounts.items()
+        )
+
     # -- arithmetic
 
     def _limit(self, device: str, others: int) -> int:
-        limit = self._accounts[device].total - self._settings.reserve.get(device, 0) - others
-        return min(limit, self._settings.caps.get(device, limit))
+        left = self._accounts[device].total - self._settings.reserve.on(device) - others
+        cap = self._settings.caps.on(device)
+        return left if cap is None else min(left, cap)
 
     def _zygote_on(self, device: str) -> int:
         # The zygote never creates a CUDA context, so it has nothing on any GPU.
-        return self._zygote.host if device == HOST else 0
+        return self._zygote if device == HOST else 0
 
     def _charge(self, holding: _Holding, sign: int) -> None:
         for device in holding.devices():
-            account = self._accounts.setdefault(device, _Device())
+            account = self._accounts[device]
             account.reserved += sign * holding.on(device)
             if holding.leaving:
                 account.leaving += sign * holding.on(device)

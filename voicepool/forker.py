@@ -23,7 +23,6 @@ from typing import Final, Protocol
 import msgspec
 
 from voicepool import ipc, linux
-from voicepool.budget import Cost
 from voicepool.config import SPECS, Settings
 from voicepool.errors import IpcError
 from voicepool.handles import WorkerHandle
@@ -43,7 +42,7 @@ _ONE_THREAD = {
 }
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """The zygote's and its workers'. They never check keys, so they shall not know them."""
     inherited = {k: v for k, v in os.environ.items() if k != SPECS["api_keys"].env}
     return {**inherited, **_ONE_THREAD}
@@ -52,8 +51,8 @@ def _environment() -> dict[str, str]:
 class ForkerEvents(Protocol):
     """What the owner of a Forker is told."""
 
-    def zygote_ready(self, paths: list[str], footprint: Cost) -> None:
-        """It has preloaded; forks asked for are on their way."""
+    def zygote_ready(self, paths: list[str], private: int) -> None:
+        """It has preloaded, to `private` host bytes; forks asked for are on their way."""
 
     def zygote_failed(self, error: str, *, permanent: bool) -> None:
         """It could not preload. `permanent`: it will not be tried again."""
@@ -113,7 +112,7 @@ class Forker:
                 pass_fds=[control.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env=_environment(),
+                env=child_environment(),
             )
             undo.callback(process.wait)
             undo.callback(process.kill)
@@ -278,7 +277,7 @@ class Forker:
                 self._failures = 0
                 if self._timer is not None:
                     self._timer.cancel()
-                self._events.zygote_ready(message.paths, message.footprint)
+                self._events.zygote_ready(message.paths, message.private)
                 self._ask()
             case ipc.ZygoteFailed():
                 self._broken = message.error if message.permanent else ""

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 import msgspec
 
-from voicepool.budget import Cost
 from voicepool.errors import IpcError
 
 PROTOCOL_VERSION: Final = 1
@@ -74,7 +73,8 @@ class ZygoteReady(Message, frozen=True):
     version: int
     paths: list[str]
     """WebSocket paths that the app serves."""
-    footprint: Cost
+    private: int
+    """Its private host bytes."""
 
 
 class ZygoteFailed(Message, frozen=True):
@@ -147,7 +147,8 @@ class Hello(Message, frozen=True):
 class Ready(Message, frozen=True):
     """Loaded, warmed by real inference, rehearsed through its own server."""
 
-    footprint: Cost
+    private: int
+    """Host bytes that this process's death would give back, here and in all that follow."""
 
 
 class Accepted(Message, frozen=True):
@@ -159,7 +160,7 @@ class Accepted(Message, frozen=True):
 class Ended(Message, frozen=True):
     """The call is over; the worker exits next."""
 
-    footprint: Cost
+    private: int
     outcome: str
     """"completed", "stopped" (we ended it) or "failed" (the app raised)."""
 
@@ -167,7 +168,7 @@ class Ended(Message, frozen=True):
 class Beat(Message, frozen=True):
     """A sign of life, every heartbeat_interval once ready."""
 
-    footprint: Cost
+    private: int
 
 
 class Failed(Message, frozen=True):

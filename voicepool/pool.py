@@ -6,6 +6,7 @@ never awaits, logs, sleeps or reads a clock.
     poolspec.py    the words: states, settings, events, commands, and the tables
     poolstate.py   the state, and the setters that apply the tables
     staffing.py    decisions about workers: the target, the budget, back-off, reload
+    footprints.py  what workers take, and which are too big
     pool.py        decisions about callers; takes the events and puts it all in order
     poolview.py    what is shown
 """
@@ -18,7 +19,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from voicepool.budget import Cost
+from voicepool.budgetspec import HOST
+from voicepool.footprints import Footprints
 from voicepool.poolspec import (
     DEADLINES,
     Assign,
@@ -97,6 +99,7 @@ class Pool:
         self._state = PoolState(settings)
         self._roster = self._state.roster
         self._staffing = Staffing(self._state, rng)
+        self._footprints = Footprints(self._state)
         self._hanging_up = False
         self._exits: Counter[str] = Counter()
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
@@ -176,6 +179,10 @@ class Pool:
             failures=backoff.failures,
             backoff_until=backoff.until if backoff.waits(state.now) else None,
             estimate=state.ledger.estimate,
+            proven=state.ledger.proven,
+            unweighed=state.ledger.unweighed,
+            devices=state.ledger.views(state.settings.max_connections + state.settings.spare),
+            shortfall=state.ledger.shortfall(),
             refill_time=staffing.refill_time,
             totals=Totals(refused=dict(state.refused), exits=dict(self._exits), **state.counts),
         )
@@ -183,6 +190,7 @@ class Pool:
     def _view(self, worker: Worker) -> WorkerView:
         deadline = self._state.deadlines.get((Timer.STATE, worker.number))
         assert deadline is not None
+        private, vram = self._state.ledger.measured(worker.number)
         return WorkerView(
             number=worker.number,
             state=worker.state,
@@ -190,7 +198,8 @@ class Pool:
             born=worker.born,
             since=worker.since,
             deadline=deadline,
-            footprint=self._state.ledger.measured(worker.number),
+            private=private,
+            vram=vram,
             connection=worker.connection,
             stale=worker.stale,
         )
@@ -234,9 +243,9 @@ class Pool:
         if worker.state is WorkerState.IDLE:
             self._state.counts["ready"] += 1
             self._staffing.warmed(worker)
-        self._measure(worker, event.footprint)
+        self._footprints.measure(worker, event.private)
         self._serve()
-        self._retire_if_big(worker, event.footprint)
+        self._footprints.retire_if_big(worker, HOST, event.private)
 
     def _on_accepted(self, event: SessionAccepted) -> None:
         worker, connection = self._call(event)
@@ -255,7 +264,7 @@ class Pool:
         self._state.counts["completed"] += 1
         self._state.move_worker(worker, event)
         self._state.move_connection(connection, event)
-        self._measure(worker, event.footprint)
+        self._footprints.measure(worker, event.private)
 
     def _call(self, event: SessionAccepted | SessionEnded) -> tuple[Worker, Connection]:
         """The worker and its connection; that they exist has been checked."""
@@ -270,8 +279,8 @@ class Pool:
             return
         if worker.state in (WorkerState.IDLE, WorkerState.SERVING):
             self._state.arm(worker)
-        self._measure(worker, event.footprint)
-        self._retire_if_big(worker, event.footprint)
+        self._footprints.measure(worker, event.private)
+        self._footprints.retire_if_big(worker, HOST, event.private)
 
     def _on_exited(self, event: ProcessExited | SpawnFailed) -> None:
         worker = self._roster.get(event.worker)
@@ -298,25 +307,13 @@ class Pool:
         else:
             self._state.hold(connection)
 
-    # -- footprints and limits
-
-    def _measure(self, worker: Worker, footprint: Cost) -> None:
-        hard = self._state.settings.budget.hard_limit
-        too_big = hard is not None and footprint.host > hard
-        # One that is killed for its size is no measure of what the next will take.
-        warm = worker.loaded and not worker.stale and not too_big
-        self._state.ledger.measure(worker.number, footprint, warm=warm)
-        if too_big and worker.state is not WorkerState.KILLING:
-            self._state.kill(worker, Reason.HARD_LIMIT)
-
-    def _retire_if_big(self, worker: Worker, footprint: Cost) -> None:
-        soft = self._state.settings.budget.soft_limit
-        if worker.state is WorkerState.IDLE and soft is not None and footprint.host > soft:
-            self._state.stop(worker, Reason.SOFT_LIMIT)
-
     # -- events about everything
 
     def _on_budget(self, event: BudgetChanged) -> None:
+        for number, vram in event.vram.items():
+            worker = self._roster.get(number)
+            if worker is not None:
+                self._footprints.weigh(worker, vram, guessed=event.guessed)
         self._state.ledger.update(event.readings, event.zygote)
 
     def _on_reload(self, event: ReloadRequested) -> None:
@@ -389,7 +386,7 @@ class Pool:
             return LONGEST_RETRY
         state = self._state
         until = self._staffing.backoff.until or state.now
-        lanes = state.settings.warmups * len(state.ledger.places)
+        lanes = state.settings.warmups * max(1, len(state.ledger.places))
         refill = self._staffing.refill_time * math.ceil((len(state.waiting) + 1) / lanes)
         return max(1, min(LONGEST_RETRY, math.ceil(max(0.0, until - state.now) + refill)))
 

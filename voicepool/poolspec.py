@@ -24,7 +24,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from voicepool.budget import BudgetSettings, Cost, Reading
+from voicepool.budgetspec import BudgetSettings, Reading
 from voicepool.errors import ConfigError
 
 
@@ -67,6 +67,8 @@ class Reason(enum.StrEnum):
     CALL_LIMIT = "call_limit"
     SOFT_LIMIT = "soft_limit"
     HARD_LIMIT = "hard_limit"
+    VRAM_SOFT_LIMIT = "vram_soft_limit"
+    VRAM_HARD_LIMIT = "vram_hard_limit"
     HELLO_TIMEOUT = "hello_timeout"
     WARM_UP_TIMEOUT = "warm_up_timeout"
     ACK_TIMEOUT = "ack_timeout"
@@ -164,10 +166,14 @@ class WorkerHello:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """Loaded, warmed up by real inference and rehearsed; `footprint` is measured."""
+    """Loaded, warmed up by real inference and rehearsed.
+
+    `private`: measured host bytes that its death would give back. Its VRAM, which others see
+    better than itself, comes with BudgetChanged.
+    """
 
     worker: int
-    footprint: Cost
+    private: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +189,13 @@ class SessionEnded:
     """The worker's call is over and it is about to exit."""
 
     worker: int
-    footprint: Cost
+    private: int
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
     worker: int
-    footprint: Cost
+    private: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +222,18 @@ class SpawnFailed:
 
 @dataclass(frozen=True, slots=True)
 class BudgetChanged:
-    """A probe's fresh readings, and what the zygote itself takes."""
+    """A probe's fresh readings (None: the device is there, or was, and cannot be read), and what
+    the zygote itself takes of the host.
 
-    readings: Mapping[str, Reading]
-    zygote: Cost = field(default_factory=Cost)
+    `vram`: what workers on GPUs were seen to use at that moment; None where nobody can tell.
+    `guessed`: it is inferred from the devices as a whole, which is good enough to place the next
+    worker by and never enough to end one for its size.
+    """
+
+    readings: Mapping[str, Reading | None]
+    zygote: int = 0
+    vram: Mapping[int, int | None] = field(default_factory=dict)
+    guessed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from voicepool.budget import Cost
+from voicepool.budgetspec import Cost, DeviceView, Shortfall
 from voicepool.poolspec import ConnectionState, Reason, WorkerState
 
 
@@ -35,7 +35,10 @@ class WorkerView:
     """When it entered its state."""
     deadline: float
     """When the pool will lose patience with that state."""
-    footprint: Cost | None
+    private: int | None
+    """Host bytes that its death would give back, None before it was measured."""
+    vram: int | None
+    """What it uses on its GPU; None without one, and where nobody knows."""
     connection: int | None
     """The connection that it has or had."""
     stale: bool
@@ -92,6 +95,13 @@ class Snapshot:
     """Nothing is spawned before then."""
     estimate: Cost
     """What the next worker is expected to take."""
+    proven: bool
+    """Whether that was measured, all of it."""
+    unweighed: bool
+    """A warm worker's VRAM is about to be looked at for the first time."""
+    devices: tuple[DeviceView, ...]
+    shortfall: Shortfall | None
+    """Why no worker will ever fit."""
     refill_time: float
     """Seconds from Spawn to ready: a moving average."""
     totals: Totals

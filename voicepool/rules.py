@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from voicepool.access import Access
-from voicepool.budget import HOST, BudgetSettings, Cost
+from voicepool.budgetspec import BudgetSettings, Cost, Limits
 from voicepool.config import Settings
 from voicepool.pool import PoolSettings
 
@@ -26,10 +26,10 @@ def pool_settings(settings: Settings) -> PoolSettings:
         call_limit=settings.call_limit,
         budget=BudgetSettings(
             estimate=Cost(host=settings.ram_per_worker),
-            reserve={HOST: settings.ram_reserve},
-            caps={HOST: settings.ram_budget} if settings.ram_budget is not None else {},
-            soft_limit=settings.ram_soft_limit,
-            hard_limit=settings.ram_hard_limit,
+            reserve=Cost(host=settings.ram_reserve),
+            caps=Limits(host=settings.ram_budget),
+            soft_limit=Limits(host=settings.ram_soft_limit),
+            hard_limit=Limits(host=settings.ram_hard_limit),
         ),
     )
 

@@ -158,7 +158,10 @@ class Staffing:
         While nobody knows at what cost, or whether, a worker comes up (no footprint measured yet,
         or the last attempt failed), one is tried at a time.
         """
-        if self._roster.coming and (self.backoff.failures or not self._ledger.proven):
+        proven = self._ledger.proven
+        if self._roster.coming and (self.backoff.failures or not proven):
+            return None
+        if self._ledger.unweighed and not proven:
             return None
         warmups = self._state.settings.warmups
         full = [name for name in self._ledger.places if self._roster.coming_on(name) >= warmups]

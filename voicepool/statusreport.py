@@ -31,7 +31,7 @@ def status_report(supervisor: Supervisor) -> dict[str, Any]:
         "memory": {
             "host": {"total": memory.total, "used": memory.used},
             "estimate": view.estimate.host,
-            "zygote": supervisor.zygote_cost.host,
+            "zygote": supervisor.zygote_private,
         },
         "workers": [
             {**_worker(worker, now), "pid": _pid(supervisor, worker)} for worker in view.workers
@@ -98,7 +98,7 @@ def _worker(worker: WorkerView, now: float) -> dict[str, Any]:
         "device": worker.device,
         "age": round(now - worker.born, 3),
         "in_state": round(now - worker.since, 3),
-        "private": worker.footprint.host if worker.footprint else None,
+        "private": worker.private,
         "connection": worker.connection,
         "stale": worker.stale,
     }

@@ -21,7 +21,7 @@ from typing import Final
 
 from voicepool import ipc, linux, pool
 from voicepool.answers import refuse
-from voicepool.budget import HOST, Cost
+from voicepool.budget import HOST
 from voicepool.callers import Candidate, WaitingRoom
 from voicepool.config import Settings
 from voicepool.errors import ExitCode, IllegalEvent
@@ -77,7 +77,7 @@ class Supervisor:
         self._timer: asyncio.TimerHandle | None = None
         self._handles: dict[int, WorkerHandle] = {}
         self._connections = 0
-        self.zygote_cost = Cost()
+        self.zygote_private = 0
         self._came_up = False
         self._draining = False
         self._told: Progress | None = None
@@ -185,7 +185,7 @@ class Supervisor:
             # Out of descriptors. The next look is soon.
             self._flood.info("memory cannot be read", error=error.strerror)
             return
-        self._tell(pool.BudgetChanged(readings, zygote=self.zygote_cost))
+        self._tell(pool.BudgetChanged(readings, zygote=self.zygote_private))
 
     # -- the pool
 
@@ -334,15 +334,15 @@ class Supervisor:
                 self._tell(pool.WorkerHello(number))
             case ipc.Ready():
                 log.info("worker ready", extra={"worker": number, "pid": handle.pid})
-                self._tell(pool.WorkerReady(number, message.footprint))
+                self._tell(pool.WorkerReady(number, message.private))
                 self._memory_moved.set()
             case ipc.Accepted():
                 handle.accepted()
                 self._tell(pool.SessionAccepted(number))
             case ipc.Ended():
-                self._tell(pool.SessionEnded(number, message.footprint))
+                self._tell(pool.SessionEnded(number, message.private))
             case ipc.Beat():
-                self._tell(pool.Heartbeat(number, message.footprint))
+                self._tell(pool.Heartbeat(number, message.private))
             case ipc.Failed():
                 log.warning(
                     "worker failed to warm up", extra={"worker": number, "error": message.error}
@@ -369,9 +369,9 @@ class Supervisor:
 
     # -- the zygote (ForkerEvents)
 
-    def zygote_ready(self, paths: list[str], footprint: Cost) -> None:
+    def zygote_ready(self, paths: list[str], private: int) -> None:
         self.reception.paths = frozenset(paths)
-        self.zygote_cost = footprint
+        self.zygote_private = private
         self._read_budget()
 
     def zygote_failed(self, error: str, *, permanent: bool) -> None:

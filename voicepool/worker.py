@@ -31,7 +31,6 @@ from websockets.frames import CloseCode
 
 from voicepool import ipc, linux
 from voicepool.app import App, Caller, Rehearsing, caller
-from voicepool.budget import Cost
 from voicepool.callserver import LINGER_SECONDS, REHEARSALS, Connection, start_server
 from voicepool.config import Settings
 from voicepool.errors import ConfigError, EngineUnavailable
@@ -140,7 +139,7 @@ class Worker:
         self.settings = settings
         self.inbox = Inbox()
         self._loop = loop
-        self._footprint = Cost()
+        self._private = 0
         self._caller: Caller | None = None
         self._assigned: asyncio.Future[Caller] = loop.create_future()
         self._connected: asyncio.Future[Connection] = loop.create_future()
@@ -165,7 +164,7 @@ class Worker:
         if self._assigned.done():
             outcome = await self._serve_call()
             self._measure()
-            self._send(ipc.Ended(self._footprint, outcome))
+            self._send(ipc.Ended(self._private, outcome))
         beats.cancel()
         return 0
 
@@ -181,7 +180,7 @@ class Worker:
                 await self._rehearse()
         linux.trim_heap()  # a third of what warming up has touched, for as long as it is idle
         self._measure()
-        self._send(ipc.Ready(self._footprint))
+        self._send(ipc.Ready(self._private))
 
     def _load_and_warm(self) -> None:
         self.app.load(self.place.device)
@@ -272,10 +271,10 @@ class Worker:
             await asyncio.sleep(self.settings.heartbeat_interval)
             if count % FOOTPRINT_EVERY == 0:
                 await self._in_thread(self._measure)
-            self._send(ipc.Beat(self._footprint))
+            self._send(ipc.Beat(self._private))
 
     def _measure(self) -> None:
-        self._footprint = Cost(host=linux.private_bytes())
+        self._private = linux.private_bytes()
 
     # -- the call
 

@@ -24,7 +24,6 @@ import msgspec
 
 from voicepool import callserver, ipc, linux, logs, worker
 from voicepool.app import App
-from voicepool.budget import Cost
 from voicepool.config import Settings, wants_color
 from voicepool.errors import ConfigError, EngineUnavailable, IpcError
 
@@ -284,9 +283,8 @@ def _prepare_app(
             log.exception("preload failed")
         channel.send(ipc.ZygoteFailed(worker.describe(error), permanent))
         return None
-    footprint = Cost(host=linux.private_bytes())
     log.info("zygote ready", extra={"pid": os.getpid()})
-    channel.send(ipc.ZygoteReady(ipc.PROTOCOL_VERSION, paths, footprint))
+    channel.send(ipc.ZygoteReady(ipc.PROTOCOL_VERSION, paths, linux.private_bytes()))
     return app
 
 
