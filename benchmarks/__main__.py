@@ -11,11 +11,11 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.figures import Figure, document, table
-from benchmarks.gaps import gaps, supervisor
+from benchmarks.gaps import gaps_embedded, gaps_models, supervisor
 from benchmarks.handoff import bursts, handoff, in_a_row
-from benchmarks.memory import memory
+from benchmarks.memory import memory_embedded, memory_models
 from benchmarks.processes import conditions
-from benchmarks.refill import refill_embedded, refill_tiny
+from benchmarks.refill import refill_embedded, refill_models, refill_tiny
 from benchmarks.refusal import refusal
 from benchmarks.turns import turns
 
@@ -53,12 +53,24 @@ def _refill_embedded(quick: bool) -> Iterator[Figure]:
     yield from refill_embedded(1 if quick else 15)
 
 
+def _refill_models(quick: bool) -> Iterator[Figure]:
+    yield from refill_models(1 if quick else 10)
+
+
 def _memory(quick: bool) -> Iterator[Figure]:
-    yield from memory((1,)) if quick else memory()
+    yield from memory_embedded((1,)) if quick else memory_embedded()
+
+
+def _memory_models(quick: bool) -> Iterator[Figure]:
+    yield from memory_models((1,)) if quick else memory_models((1, 4, 8))
 
 
 def _gaps(quick: bool) -> Iterator[Figure]:
-    yield from gaps(1, 0.3) if quick else gaps(6, 5.0)
+    yield from gaps_embedded(1, 0.3) if quick else gaps_embedded(6, 5.0)
+
+
+def _gaps_models(quick: bool) -> Iterator[Figure]:
+    yield from gaps_models(1, 0.3) if quick else gaps_models(6, 10.0)
 
 
 def _supervisor(quick: bool) -> Iterator[Figure]:
@@ -77,8 +89,11 @@ ROWS: dict[str, Row] = {
     "refusal": _refusal,
     "refill": _refill,
     "refill-embedded": _refill_embedded,
+    "refill-models": _refill_models,
     "memory": _memory,
+    "memory-models": _memory_models,
     "gaps": _gaps,
+    "gaps-models": _gaps_models,
     "supervisor": _supervisor,
     "turn": _turn,
 }

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Final
 
+import msgspec
 from websockets.asyncio.server import ServerConnection
 
+from voicepool.config import Settings
 from voicepool.speech import SpeechApp
 from voicepool.speech import create as create_speech
 
@@ -71,5 +74,9 @@ class Paced:
             await asyncio.sleep(due - loop.time())
 
 
+SPEECH = "BENCH_SPEECH"
+"""Environment name of the settings of Paced's speech, as JSON: a factory is given none."""
+
+
 def paced() -> Paced:
-    return Paced(create_speech())
+    return Paced(create_speech(msgspec.json.decode(os.environ[SPEECH], type=Settings)))

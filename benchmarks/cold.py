@@ -1,4 +1,4 @@
-"""The embedded pipeline in a fresh process, as without a pool: `python -m benchmarks.cold`.
+"""A speech pipeline in a fresh process, as without a pool: `python -m benchmarks.cold SETTINGS`.
 
 Says "warm" when the engines are loaded and each has done one real inference, then stays until its
 stdin ends. A worker rehearses a whole call on top of that; here it is left out, so that nobody can
@@ -10,12 +10,14 @@ from __future__ import annotations
 import sys
 import time
 
+import msgspec
+
 from voicepool.config import Settings
 from voicepool.speech import create
 
 
 def main() -> None:
-    app = create(Settings(profile="embedded"))
+    app = create(msgspec.json.decode(sys.argv[1], type=Settings))
     app.preload()
     app.load("host")
     began = time.perf_counter()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from benchmarks.wire import DEADLINE
+from voicepool.forker import child_environment
 
 PEER_PYTHON: Final = Path(__file__).parent.parent / ".venv-livekit/bin/python"
 """Made by scripts/install-livekit-bench."""
@@ -19,9 +22,9 @@ _PEER: Final = Path(__file__).with_name("livekit_peer.py")
 class _Child:
     """A process that answers in lines and ends when its stdin does."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], env: Mapping[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
 
     def line(self) -> list[str]:
@@ -63,11 +66,12 @@ class _Child:
 
 class Cold(_Child):
     """`benchmarks.cold`, warm when made; `seconds` is what that took, `inferences` the part of the
-    warm-up inferences."""
+    warm-up inferences. Its libraries have one thread each, as a worker's have."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, Any]) -> None:
         began = time.perf_counter()
-        super().__init__([sys.executable, "-m", "benchmarks.cold"])
+        command = [sys.executable, "-m", "benchmarks.cold", json.dumps(settings)]
+        super().__init__(command, env=child_environment())
         try:
             _, inferences = self.line()
         except BaseException:

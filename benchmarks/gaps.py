@@ -6,22 +6,35 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 from benchmarks.apps import FRAME, FRAME_SECONDS
 from benchmarks.figures import Figure, Target, absolute, compare
+from benchmarks.models import cpu_profile
 from benchmarks.processes import cpu_seconds
+from benchmarks.refill import EMBEDDED
 from benchmarks.servers import Pool
 from benchmarks.wire import Call
 
 
-def gaps(segments: int, seconds: float) -> Iterator[Figure]:
+def gaps_embedded(segments: int, seconds: float) -> Iterator[Figure]:
+    """While workers with the embedded engines warm up."""
+    yield from _gaps("during refills", EMBEDDED, segments, seconds)
+
+
+def gaps_models(segments: int, seconds: float) -> Iterator[Figure]:
+    """While workers with full-size faster-whisper and Kokoro warm up."""
+    with cpu_profile() as settings:
+        yield from _gaps("during refills, full-size", settings, segments, seconds)
+
+
+def _gaps(case: str, speech: dict[str, Any], segments: int, seconds: float) -> Iterator[Figure]:
     """Gaps between the frames of a call whose worker plays silence at the pace of speech, in turn
-    alone and while other callers come and go, so that one worker after another warms up with the
-    embedded engines."""
+    alone and while other callers come and go, so that one worker after another warms up."""
     busy: list[float] = []
     alone: list[float] = []
     with (
-        Pool("benchmarks.apps:paced", profile="embedded", workers=1, max_connections=2) as pool,
+        Pool("benchmarks.apps:paced", speech=speech, workers=1, max_connections=2) as pool,
         Call(pool.address) as call,
     ):
         pool.until("worker ready", 1)
@@ -36,9 +49,8 @@ def gaps(segments: int, seconds: float) -> Iterator[Figure]:
             # Listen on while the last refill ends, or what nobody heard would be counted next.
             _listen(call, partial(_ended, others))
             others.join()
-    yield compare(
-        "gaps", "during refills", "ms", busy, alone, "the same call, no refill", Target("p99", 1.2)
-    )
+    against = "the same call, no refill"
+    yield compare("gaps", case, "ms", busy, alone, against, Target("p99", 1.2))
 
 
 def _listen(call: Call, over: Callable[[], bool]) -> list[float]:

@@ -9,11 +9,12 @@ from typing import Any
 from benchmarks.apps import PATH
 from benchmarks.figures import Figure, Target, absolute, compare
 from benchmarks.fresh import PEER_PYTHON, Cold, Peer
+from benchmarks.models import cpu_profile
 from benchmarks.servers import Pool
 from benchmarks.wire import Call
 
 SPEECH_PATH = "/v1/realtime"
-EMBEDDED: dict[str, Any] = {"app": "", "profile": "embedded"}
+EMBEDDED: dict[str, Any] = {"profile": "embedded"}
 _TINY: dict[str, Any] = {"app": "benchmarks.apps:tiny"}
 _ROOM: dict[str, Any] = {"workers": 1, "max_connections": 2}
 """Room for one process more, so that the refill starts when the worker is taken."""
@@ -38,19 +39,44 @@ def refill_tiny(samples: int) -> Iterator[Figure]:
 
 
 def refill_embedded(samples: int) -> Iterator[Figure]:
-    """The embedded engines, against a cold start of the same pipeline in a fresh process; and how
-    much of the refill is not the warm-up inferences, which every new process must make."""
+    """The embedded engines, which load in no time."""
+    yield from _refill_speech("embedded engines", EMBEDDED, samples)
+
+
+def refill_models(samples: int) -> Iterator[Figure]:
+    """Full-size faster-whisper and Kokoro."""
+    with cpu_profile() as settings:
+        yield from _refill_speech(
+            "full-size models",
+            settings,
+            samples,
+            Target("p50", 0.2, 0.1),
+            Target("p50", 300.0),
+        )
+
+
+def _refill_speech(
+    case: str,
+    speech: dict[str, Any],
+    samples: int,
+    ratio: Target | None = None,
+    rest: Target | None = None,
+) -> Iterator[Figure]:
+    """Against a cold start of the same pipeline in a fresh process; and how much of the refill is
+    not the warm-up inferences, which every new process must make."""
     ours: list[float] = []
     cold: list[float] = []
     beyond: list[float] = []
-    with Pool(**EMBEDDED, **_ROOM) as pool:
+    with Pool(**speech, **_ROOM) as pool:
         for _ in range(samples):
             ours.append(_refill(pool, SPEECH_PATH))
-            with Cold() as process:
+            with Cold(speech) as process:
                 cold.append(1000 * process.seconds)
                 beyond.append(ours[-1] - 1000 * process.inferences)
-    yield compare("refill", "embedded engines", "ms", ours, cold, "cold start")
-    yield absolute("refill", "beyond the inferences", "ms", beyond)
+    targets = (ratio,) if ratio else ()
+    yield compare("refill", case, "ms", ours, cold, "cold start", *targets)
+    targets = (rest,) if rest else ()
+    yield absolute("refill", f"{case}, beyond the inferences", "ms", beyond, *targets)
 
 
 def _refill(pool: Pool, path: str) -> float:

@@ -12,10 +12,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any, Self
 
+from benchmarks.apps import SPEECH
 from benchmarks.processes import children
 from benchmarks.wire import DEADLINE
 
@@ -27,13 +28,14 @@ _START_SECONDS = 300.0
 class Server:
     """A server process that says in JSON lines on stdout when it serves."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         """Returns once it serves. Raises RuntimeError if it never does."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.launch", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env={**os.environ, **(env or {})},
         )
         try:
             self._out = _Lines(self.process.stdout)
@@ -102,10 +104,18 @@ class Bare(Server):
 
 
 class Pool(Server):
-    """A voicepool server that hosts one of our apps; what it logs tells when it has refilled."""
+    """A voicepool server that hosts one of our apps, or speech; what it logs tells when it has
+    refilled."""
 
-    def __init__(self, app: str, **settings: Any) -> None:
-        super().__init__("pool", json.dumps({"app": app, "port": 0, **settings}))
+    def __init__(
+        self, app: str = "", *, speech: Mapping[str, Any] | None = None, **settings: Any
+    ) -> None:
+        """`speech`: settings for an app of ours that loads speech engines."""
+        super().__init__(
+            "pool",
+            json.dumps({"app": app, "port": 0, **settings}),
+            env={SPEECH: json.dumps(speech)} if speech else None,
+        )
         self._seen: Counter[str] = Counter()
         """Log lines since `expect`."""
 
