@@ -38,16 +38,17 @@ def share_out(spoken: str, alone: Sequence[str]) -> list[str]:
 
 def _starts(expected: list[str], spoken: list[str], offsets: list[int]) -> list[int]:
     """Where each expected spoken word begins, never falling."""
-    wanted, found = ([word.translate(_STRESS) for word in words] for words in (expected, spoken))
+    wanted = [word.translate(_STRESS) for word in expected]
+    found = [word.translate(_STRESS) for word in spoken]
     matcher = SequenceMatcher(a=wanted, b=found, autojunk=False)
     starts: list[int] = []
     for _, first, last, at, end in matcher.get_opcodes():
         if last - first == end - at:
             starts += offsets[at:end]
         else:
-            begin, room = offsets[at], offsets[end] - offsets[at]
-            lengths = [len(word) for word in expected[first:last]]
-            whole = sum(lengths)
-            starts += [begin + room * sum(lengths[:k]) // whole for k in range(len(lengths))]
+            room = max(0, offsets[end] - 1 - offsets[at])
+            lengths = [len(word) for word in wanted[first:last]]
+            whole = max(1, sum(lengths))
+            starts += [offsets[at] + room * sum(lengths[:k]) // whole for k in range(len(lengths))]
     limit = max(0, offsets[-1] - 1)
     return [min(start, limit) for start in starts]

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal, Protocol
 
-from voicepool.engines import options as engine_options
 from voicepool.engines.kokoro.align import share_out
 from voicepool.engines.kokoro.languages import Language
+from voicepool.engines.kokoro.library import library, quiet
 from voicepool.engines.kokoro.text import PAUSES, Token, tokens
 from voicepool.errors import ConfigError, EngineUnavailable
 
@@ -101,7 +101,7 @@ class EspeakPronouncer:
     kind: Kind = "espeak"
 
     def __init__(self, language: Language) -> None:
-        module = engine_options.require("misaki.espeak", "misaki", "models")
+        module = library("misaki.espeak", "misaki")
         with _no_copies_left():
             # misaki's own backends would read "3.14" as two sentences, and leave the flags of
             # foreign words, such as "(fr)", among the phonemes; its notations are what we want.
@@ -167,7 +167,7 @@ def _append(words: list[Word], token: Token, phonemes: str) -> None:
 
 
 def _espeak_backend(language: str) -> Any:
-    backend = engine_options.require("phonemizer.backend", "phonemizer", "models")
+    backend = library("phonemizer.backend", "phonemizer")
     quiet = logging.getLogger("voicepool.phonemizer")  # else it writes to stderr, and for each text
     quiet.setLevel(logging.ERROR)
     return backend.EspeakBackend(
@@ -188,7 +188,7 @@ def _no_copies_left() -> Iterator[None]:
     so a process that is killed leaves them behind. What is mapped needs no name. Preloading is
     single-threaded, so nobody else sees the temporary folder change.
     """
-    api: Any = engine_options.require("phonemizer.backend.espeak.api", "phonemizer", "models")
+    api = library("phonemizer.backend.espeak.api", "phonemizer")
     saved, delete = tempfile.tempdir, vars(api.EspeakAPI)["_delete"]
     with tempfile.TemporaryDirectory(prefix="voicepool-espeak-") as folder:
         tempfile.tempdir = folder
@@ -213,12 +213,15 @@ class LexiconPronouncer:
     kind: Kind = "misaki"
 
     def __init__(self, language: Language, espeak: EspeakPronouncer) -> None:
-        english: Any = engine_options.require("misaki.en", "misaki[en]", "models")
+        english = library("misaki.en", "misaki[en]")
         # It prints what it cannot read, and that is what somebody has said.
         english.print = _print_nothing
         self._espeak = espeak
         try:
-            self._misaki = english.G2P(british=language.code == "b", fallback=espeak.misaki, unk="")
+            with quiet():
+                self._misaki = english.G2P(
+                    british=language.code == "b", fallback=espeak.misaki, unk=""
+                )
         except (Exception, SystemExit) as error:  # it exits where it cannot download the tagger
             raise EngineUnavailable(
                 f"spaCy's {TAGGER} cannot be loaded ({type(error).__name__}: {error}); install it "

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from voicepool.engines import options as engine_options
+from voicepool.engines.kokoro.library import library, quiet
 from voicepool.errors import EngineUnavailable
 
 _LEFT_OUT = (".norm.weight", ".norm.bias")
@@ -31,9 +30,9 @@ def load_model(config: Path, weights: Path) -> Any:
     weights anew at every call, is folded into them, and there are no gradients. While it is built,
     it takes about 600 MB instead of the 330 MB that it comes to.
     """
-    torch: Any = engine_options.require("torch", "torch", "models")
-    kokoro: Any = engine_options.require("kokoro", "kokoro", "models")
-    with _quiet(), _unusable(config):
+    torch = library("torch", "torch")
+    kokoro = library("kokoro", "kokoro")
+    with quiet(), _unusable(config):
         settings = json.loads(config.read_text(encoding="utf-8"))
         # A checkpoint with gaps would be filled up with noise, and KModel would not say so
         # (https://github.com/hexgrad/kokoro/issues/368): it gets an empty one, and we fill it.
@@ -54,7 +53,7 @@ def load_voice(path: Path, model: Any) -> Any:
 
     Raises EngineUnavailable.
     """
-    torch: Any = engine_options.require("torch", "torch", "models")
+    torch = library("torch", "torch")
     style = 2 * int(model.predictor.text_encoder.sty_dim)
     with _unusable(path):
         voice = _read(torch, path).to(torch.float32).clone()
@@ -111,12 +110,3 @@ def _unusable(path: Path) -> Iterator[None]:
             f"kokoro cannot use {path} ({reason}); it is damaged or belongs to another model: "
             "delete it and run: voicepool prefetch"
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch warns of what KModel is made of: old weight norms, dropout in LSTMs of one layer."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
-        warnings.filterwarnings("ignore", message="dropout option adds dropout", module=r"torch\.")
-        yield
