@@ -17,6 +17,7 @@ import msgspec
 
 from voicepool import logs
 from voicepool.config import Settings
+from voicepool.errors import ConfigError, ExitCode
 from voicepool.progress import Progress
 from voicepool.supervisor import Supervisor, supervise
 
@@ -32,7 +33,11 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     settings = msgspec.convert(json.loads(sys.argv[1]), Settings)
     logs.configure(settings.log_level, "json")
-    sys.exit(asyncio.run(supervise(settings, announce)))
+    try:
+        sys.exit(asyncio.run(supervise(settings, announce)))
+    except ConfigError as error:
+        print(f"voicepool: {error}", file=sys.stderr)
+        sys.exit(ExitCode.USAGE)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ FAST: dict[str, Any] = {
     "stop_timeout": 3.0,
     "drain_timeout": 5.0,
     "log_level": "debug",
+    # A GPU of the machine that runs the tests shall change none of them.
+    "gpus": "none",
 }
 
 

@@ -71,6 +71,8 @@ def test_every_setting_can_be_set_from_every_source(cwd: Path, name: str) -> Non
     }[spec.kind]
     if spec.kind == "choice":
         toml, value = f'"{text}"', text
+    if name == "gpus":
+        text, toml, value = "0,GPU-5a", '"0,GPU-5a"', "0,GPU-5a"
     if name == "app":
         text, toml, value = "a.b:c", '"a.b:c"', "a.b:c"
     if name in ("host", "trusted_proxies"):

@@ -23,7 +23,7 @@ M = TypeVar("M", bound=ipc.Message)
 PRIVATE = 12345
 MESSAGES: list[tuple[Any, ipc.Message]] = [
     (ipc.ToZygote, ipc.Configure(1, "a:b", {"workers": 2, "api_keys": []}, "/run/x")),
-    (ipc.ToZygote, ipc.Fork(7, "cuda:0", "/run/x/worker-7")),
+    (ipc.ToZygote, ipc.Fork(7, "GPU-5a", "/run/x/worker-7")),
     (ipc.FromZygote, ipc.ZygoteReady(1, ["/echo"], PRIVATE)),
     (ipc.FromZygote, ipc.ZygoteFailed("no module", True)),
     (ipc.FromZygote, ipc.Forked(7, 4711)),
@@ -229,7 +229,7 @@ def test_receiver_without_a_free_descriptor_notices(room: int) -> None:
     """The kernel drops what does not fit, and says so by MSG_CTRUNC alone."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with channel(ipc.ToZygote) as (sender, receiver), pipes(2) as fds:
-        ipc.Channel[Any](sender, ipc.FromZygote).send(ipc.Fork(1, "host", "/x"), fds)
+        ipc.Channel[Any](sender, ipc.FromZygote).send(ipc.Fork(1, None, "/x"), fds)
         free = [os.dup(0), os.dup(0)]
         for fd in free:
             os.close(fd)

@@ -12,6 +12,8 @@ import pytest
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 
 from tests.pools import PoolServer, hello
+from voicepool import linux
+from voicepool.quantities import format_size
 
 Start = Callable[..., PoolServer]
 
@@ -201,27 +203,29 @@ def test_what_does_not_fit_is_said_and_what_fits_serves(start_pool: Start) -> No
     server = start_pool(workers=8, ram_budget=room, ram_per_worker=worker)
     step = server.stage("serving")
     assert 1 <= step["warm"] < 8
-    assert "fit into the memory of host" in step["detail"]
+    assert "fit into the RAM" in step["detail"]
     assert server.status()["pool"]["bound_by"] == "budget:host"
     with server.call() as caller:
         assert hello(caller)
+    server = start_pool(workers=8, ram_budget=room, ram_per_worker=worker, strict=True, wait=False)
+    assert server.wait() == 4
+    room = zygote + worker // 2
+    server = start_pool(workers=8, ram_budget=room, ram_per_worker=1 << 20, wait=False)
+    assert server.wait() == 2
+    assert "as measured" in server.stage("trouble")["detail"]
 
 
-def test_nothing_fits(start_pool: Start) -> None:
+def test_a_budget_below_one_worker_stops_the_start_with_what_to_change(start_pool: Start) -> None:
     server = start_pool(workers=1, ram_budget=1 << 20, wait=False)
-    assert "0 of 1 workers fit" in server.stage("trouble")["detail"]
+    assert server.wait() == 2
+    assert server.stderr[-1] == (
+        "voicepool: a worker takes 256 MiB of RAM by ram_per_worker, but at most 1 MiB of "
+        f"{format_size(linux.host_memory().total)} are for workers: raise ram_budget or lower "
+        "ram_reserve, or lower ram_per_worker if that is more than a worker takes\n"
+    )
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"ram_budget": 1 << 20},
-        {"app": "tests.apps.troubled:FailsToWarm"},
-    ],
-)
-def test_strict_start_fails_when_a_worker_is_missing(
-    start_pool: Start, flag: Path, settings: dict[str, object]
-) -> None:
-    server = start_pool(strict=True, wait=False, **settings)
+def test_strict_start_fails_when_a_worker_is_missing(start_pool: Start, flag: Path) -> None:
+    server = start_pool(strict=True, app="tests.apps.troubled:FailsToWarm", wait=False)
     server.may_log_tracebacks = True
     assert server.wait() == 4

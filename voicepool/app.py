@@ -54,7 +54,8 @@ class App(Protocol):
     def load(self, device: str) -> None:
         """Run in the worker, in a thread: build what cannot be built before the fork.
 
-        `device` is the budget's name for the worker's place: "host", or "cuda:0" and so on.
+        `device` is "host", or "cuda:0" for the one GPU that this worker can see, whichever of the
+        host's it is.
         """
 
     def warm_up(self) -> None:

@@ -235,6 +235,18 @@ def start(args: argparse.Namespace) -> ExitCode:
 
 def _choice(settings: Settings) -> Choice:
     """The engines, once "auto" is decided. Raises ConfigError."""
-    from voicepool.engines.registry import resolve_profile
+    from voicepool.engines.registry import AUTO, resolve_profile
 
-    return resolve_profile(settings.profile, settings.engines)
+    gpu = _a_gpu(settings) if settings.profile == AUTO else ""
+    return resolve_profile(settings.profile, settings.engines, gpu=gpu)
+
+
+def _a_gpu(settings: Settings) -> str:
+    """The name of a GPU that workers may use, "" where there is none. Raises ConfigError."""
+    from voicepool.gpu import NONE, usable
+    from voicepool.gpuprobe import survey
+
+    if settings.gpus == NONE:
+        return ""
+    gpus = usable(survey().gpus, settings.visible_gpus, settings.gpus)
+    return gpus[0].name if gpus else ""

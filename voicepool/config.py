@@ -105,10 +105,10 @@ class Settings:
         above=0,
     )
     ram_reserve: int = setting("budget", 512 << 20, "RAM to leave free", unit="bytes", least=0)
-    ram_per_worker: int = setting(
+    ram_per_worker: int | None = setting(
         "budget",
-        256 << 20,
-        "a worker's RAM until the first one has been measured",
+        None,
+        "a worker's RAM until the first one has been measured; unset: by profile",
         unit="bytes",
         above=0,
     )
@@ -118,6 +118,41 @@ class Settings:
     ram_hard_limit: int | None = setting(
         "budget", None, "a worker above it is killed", unit="bytes", above=0
     )
+    gpus: str = setting(
+        "budget",
+        "auto",
+        "GPUs for workers, where the profile or the app uses any: auto for all that are visible, "
+        "none, or a list of numbers as nvidia-smi has them (0:1 for a MIG instance) and UUIDs",
+    )
+    vram_budget: int | None = setting(
+        "budget",
+        None,
+        "most VRAM for all workers together, on each GPU; unset: what it has",
+        unit="bytes",
+        above=0,
+    )
+    vram_reserve: int = setting(
+        "budget", 512 << 20, "VRAM to leave free on each GPU", unit="bytes", least=0
+    )
+    vram_per_worker: int | None = setting(
+        "budget",
+        None,
+        "a worker's VRAM until the first one has been measured; unset: by profile",
+        unit="bytes",
+        above=0,
+    )
+    vram_soft_limit: int | None = setting(
+        "budget",
+        None,
+        "a worker with more VRAM retires when its call is over",
+        unit="bytes",
+        above=0,
+    )
+    vram_hard_limit: int | None = setting(
+        "budget", None, "a worker with more VRAM is killed", unit="bytes", above=0
+    )
+    visible_gpus: str | None = None
+    """CUDA_VISIBLE_DEVICES as voicepool was started with; None: unset."""
     # [speech]
     app: str = setting(
         "speech", "", "your own app as package.module:factory instead of the speech pipeline"
@@ -145,7 +180,7 @@ class Effective:
 
 
 SPECS: Mapping[str, Spec] = specs(Settings)
-"""Every setting but `engines`, by name."""
+"""Every setting but `engines` and `visible_gpus`, by name."""
 
 CLIENT_URL = "ws://127.0.0.1:8000"
 OTHER_ENV = ("VOICEPOOL_CONFIG", "VOICEPOOL_API_KEY", "VOICEPOOL_URL")
@@ -176,7 +211,11 @@ def load(
         _size_pool(given, problems)
     sources = {name: given[name].source if name in given else "default" for name in SPECS}
     sources["engines"] = found[1] if engines and found else "default"
-    settings = Settings(**{name: item.value for name, item in given.items()}, engines=engines)
+    settings = Settings(
+        **{name: item.value for name, item in given.items()},
+        engines=engines,
+        visible_gpus=environ.get("CUDA_VISIBLE_DEVICES"),
+    )
     if not problems:
         problems += _contradictions(settings, sources)
     if problems:
@@ -345,6 +384,8 @@ class _Document:
 
 # --- checks across settings ------------------------------------------------------------------
 
+_GPU = r"(\d+(:\d+)?|(GPU|MIG)-[\w/-]+)"
+
 
 def _size_pool(given: dict[str, _Given], problems: list[str]) -> None:
     """Whichever of workers and max_connections is unset follows the other."""
@@ -369,9 +410,16 @@ def _contradictions(settings: Settings, sources: Mapping[str, str]) -> Iterator[
 
     if settings.heartbeat_timeout <= settings.heartbeat_interval:
         yield f"{at('heartbeat_timeout')} must be longer than {at('heartbeat_interval')}"
-    soft, hard = settings.ram_soft_limit, settings.ram_hard_limit
-    if soft is not None and hard is not None and hard < soft:
-        yield f"{at('ram_hard_limit')} must not be below {at('ram_soft_limit')}"
+    for memory in ("ram", "vram"):
+        soft = getattr(settings, f"{memory}_soft_limit")
+        hard = getattr(settings, f"{memory}_hard_limit")
+        if soft is not None and hard is not None and hard < soft:
+            yield f"{at(f'{memory}_hard_limit')} must not be below {at(f'{memory}_soft_limit')}"
+    if not re.fullmatch(rf"auto|none|{_GPU}(\s*,\s*{_GPU})*", settings.gpus.strip()):
+        yield (
+            f"{at('gpus')}: expected auto, none, or a list such as 0,1 or GPU-5a..., "
+            f"got {settings.gpus!r}"
+        )
     for number, key in enumerate(settings.api_keys, 1):
         if len(key) < MIN_KEY_LENGTH or not re.fullmatch(r"[!-+\--~]+", key):
             yield (

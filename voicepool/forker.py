@@ -229,7 +229,7 @@ class Forker:
     def _ask(self) -> None:
         while self._ready and self._wanted and self._channel is not None:
             number, handle = self._wanted.popitem(last=False)
-            request = ipc.Fork(number, handle.device, str(handle.tmpdir))
+            request = ipc.Fork(number, handle.gpu, str(handle.tmpdir))
             try:
                 self._channel.send(request, handle.inheritance)
             except OSError:

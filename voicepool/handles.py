@@ -42,17 +42,18 @@ class WorkerHandle:
     def __init__(
         self,
         number: int,
-        device: str,
+        gpu: str | None,
         tmpdir: Path,
         on_message: Callable[[WorkerHandle, ipc.FromWorker], None],
         on_exit: Callable[[WorkerHandle], None],
     ) -> None:
-        """`on_exit` is called once, when the process has ended and its last words are heard.
+        """`gpu` is for ipc.Fork. `on_exit` is called once, when the process has ended and its last
+        words are heard.
 
         Raises OSError when this process is out of descriptors or the folder cannot be made.
         """
         self.number = number
-        self.device = device
+        self.gpu = gpu
         self.tmpdir = tmpdir
         self.pid: int | None = None
         self.candidate: Candidate | None = None

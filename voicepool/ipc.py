@@ -1,4 +1,4 @@
-"""The control protocol between supervisor, zygote and workers.
+"""The control protocol between supervisor, zygote, workers and the GPU probe.
 
 One message is one datagram on an AF_UNIX SOCK_SEQPACKET socketpair, MessagePack inside, with file
 descriptors riding along as SCM_RIGHTS. Every channel opens with a message that carries
@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 import msgspec
 
 from voicepool.errors import IpcError
+from voicepool.gpu import Gpu
 
 PROTOCOL_VERSION: Final = 1
 MAX_MESSAGE: Final = 96 * 1024
@@ -57,7 +58,8 @@ class Fork(Message, frozen=True):
 
     fds: ClassVar[int] = 2
     worker: int
-    device: str
+    gpu: str | None
+    """The UUID of the one GPU that it shall see; "": none, None: whatever the zygote saw."""
     tmpdir: str
 
 
@@ -179,6 +181,25 @@ class Failed(Message, frozen=True):
 
 
 FromWorker = Hello | Ready | Accepted | Ended | Beat | Failed
+
+
+# --- supervisor ⇄ GPU probe ------------------------------------------------------------------
+
+
+class Look(Message, frozen=True):
+    """To the probe: answer with a Sight."""
+
+
+class Sight(Message, frozen=True):
+    """From the probe: all that NVML told in one go."""
+
+    driver: str = ""
+    """Its version."""
+    gpus: tuple[Gpu, ...] = ()
+    lost: int = 0
+    """How many GPUs are on the bus and cannot be read."""
+    error: str = ""
+    """Why nothing could be read, in words."""
 
 
 # --- the channel -----------------------------------------------------------------------------

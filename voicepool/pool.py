@@ -158,6 +158,10 @@ class Pool:
         room = len(self._state.waiting) < self._state.settings.max_waiting
         return room or (self._roster.idle > 0 and self._may_assign)
 
+    def footprint(self, worker: int) -> tuple[int | None, int | None]:
+        """A live worker's latest private host bytes and VRAM; None for what was not measured."""
+        return self._state.ledger.measured(worker)
+
     def snapshot(self) -> Snapshot:
         """The state of everything. The one method that takes time by the number of workers."""
         state, staffing = self._state, self._staffing

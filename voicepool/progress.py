@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from voicepool.budgetspec import HOST, Shortfall
 from voicepool.pool import Snapshot, WorkerState
+from voicepool.quantities import format_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +29,10 @@ def progress_of(snapshot: Snapshot, target: int, *, preloaded: bool) -> Progress
     if not preloaded:
         return Progress("preloading", target=target)
     shortage = _shortage(snapshot, target)
-    if warm and warm >= min(target, snapshot.target + snapshot.callers):
+    measuring = snapshot.unweighed and not snapshot.proven
+    if warm and warm >= min(target, snapshot.target + snapshot.callers) and not measuring:
         return Progress("serving", warm, target, shortage)
-    if snapshot.last_error or snapshot.target == 0:
+    if snapshot.last_error or (snapshot.target == 0 and not measuring):
         return Progress("trouble", warm, target, snapshot.last_error or shortage)
     return Progress("warming", warm, target)
 
@@ -41,9 +44,36 @@ def _shortage(snapshot: Snapshot, target: int) -> str:
     kind, _, device = snapshot.bound_by.partition(":")
     if kind != "budget":
         return ""
+    view = next(view for view in snapshot.devices if view.device == device)
+    if view.missing and device != HOST:
+        return f"{device} cannot be read any more: see what nvidia-smi says of it"
+    memory, prefix = _memory(device)
+    how = "measured" if snapshot.proven else f"by {prefix}_per_worker until one has been measured"
     return (
-        f"{snapshot.target} of {target} workers fit into the memory of {device} "
-        f"(a worker takes {snapshot.estimate.host >> 20} MiB, by ram_per_worker until one has been "
-        "measured): free memory there, raise ram_budget, lower ram_reserve or ram_per_worker, or "
-        "start with fewer --workers"
+        f"{snapshot.target} of {target} workers fit into the {memory} "
+        f"(a worker takes {format_size(view.per_worker)}, {how}; others use "
+        f"{format_size(view.others)} of {format_size(view.total)}): free memory there, raise "
+        f"{prefix}_budget, lower {prefix}_reserve or {prefix}_per_worker, or start with fewer "
+        "--workers"
     )
+
+
+def never_fits(shortfall: Shortfall) -> str:
+    """Why not a single worker will ever fit, and what to change."""
+    memory, prefix = _memory(shortfall.device)
+    needs = f"a worker takes {format_size(shortfall.needs)} of {memory}"
+    room = (
+        f"at most {format_size(shortfall.most)} of {format_size(shortfall.total)} are for workers"
+    )
+    limits = f"raise {prefix}_budget or lower {prefix}_reserve"
+    if shortfall.measured:
+        return f"{needs}, as measured, but {room}: {limits}, or choose smaller models"
+    return (
+        f"{needs} by {prefix}_per_worker, but {room}: {limits}, or lower {prefix}_per_worker if "
+        "that is more than a worker takes"
+    )
+
+
+def _memory(device: str) -> tuple[str, str]:
+    """What a device's memory is called, and what its settings begin with."""
+    return ("RAM", "ram") if device == HOST else (f"VRAM of {device}", "vram")

@@ -1,11 +1,51 @@
-"""What the settings mean to the pool and to the door. Pure."""
+"""What the settings mean to the pool, to the budget and to the door. Pure."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Literal
 
 from voicepool.access import Access
 from voicepool.budgetspec import BudgetSettings, Cost, Limits
 from voicepool.config import Settings
+from voicepool.engines.registry import AUTO, resolve_profile
+from voicepool.gpu import NONE
 from voicepool.pool import PoolSettings
+
+_MIB: Final = 1 << 20
+
+ESTIMATES: Final[Mapping[str, Cost]] = MappingProxyType(
+    {
+        "embedded": Cost(host=256 * _MIB),
+        "cpu": Cost(host=1024 * _MIB),
+        "cuda": Cost(host=2048 * _MIB, device=4096 * _MIB),
+    }
+)
+"""What a worker is taken to need until the first one has been measured, by profile. Rather too
+much: the pilot has to fit by it, and no second one starts before it is replaced by a measure."""
+
+_APP_ESTIMATE: Final = Cost(host=256 * _MIB, device=2048 * _MIB)
+"""The same for an app of the user's own."""
+
+
+def gpu_need(settings: Settings) -> Literal["none", "some", "must"]:
+    """Whether workers have no use for a GPU, would use one if there were any, or need one."""
+    if settings.app:
+        return {AUTO: "some", NONE: "none"}.get(settings.gpus, "must")  # type: ignore[return-value]
+    choice = resolve_profile(settings.profile, settings.engines)
+    return "must" if any(t.get("device") == "cuda" for t in choice.tables.values()) else "none"
+
+
+def estimate(settings: Settings) -> Cost:
+    """What a worker is taken to need, until one has been measured."""
+    guess = _APP_ESTIMATE
+    if not settings.app:
+        profile = resolve_profile(settings.profile, settings.engines).profile
+        guess = ESTIMATES["cuda" if gpu_need(settings) == "must" else profile]
+    return Cost(
+        host=settings.ram_per_worker or guess.host, device=settings.vram_per_worker or guess.device
+    )
 
 
 def pool_settings(settings: Settings) -> PoolSettings:
@@ -25,11 +65,11 @@ def pool_settings(settings: Settings) -> PoolSettings:
         drain_timeout=settings.drain_timeout,
         call_limit=settings.call_limit,
         budget=BudgetSettings(
-            estimate=Cost(host=settings.ram_per_worker),
-            reserve=Cost(host=settings.ram_reserve),
-            caps=Limits(host=settings.ram_budget),
-            soft_limit=Limits(host=settings.ram_soft_limit),
-            hard_limit=Limits(host=settings.ram_hard_limit),
+            estimate=estimate(settings),
+            reserve=Cost(settings.ram_reserve, settings.vram_reserve),
+            caps=Limits(settings.ram_budget, settings.vram_budget),
+            soft_limit=Limits(settings.ram_soft_limit, settings.vram_soft_limit),
+            hard_limit=Limits(settings.ram_hard_limit, settings.vram_hard_limit),
         ),
     )
 

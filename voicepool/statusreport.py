@@ -31,7 +31,7 @@ def status_report(supervisor: Supervisor) -> dict[str, Any]:
         "memory": {
             "host": {"total": memory.total, "used": memory.used},
             "estimate": view.estimate.host,
-            "zygote": supervisor.zygote_private,
+            "zygote": supervisor.probe.zygote,
         },
         "workers": [
             {**_worker(worker, now), "pid": _pid(supervisor, worker)} for worker in view.workers

@@ -21,16 +21,16 @@ from typing import Final
 
 from voicepool import ipc, linux, pool
 from voicepool.answers import refuse
-from voicepool.budget import HOST
 from voicepool.callers import Candidate, WaitingRoom
 from voicepool.config import Settings
 from voicepool.errors import ExitCode, IllegalEvent
 from voicepool.forker import Forker
 from voicepool.frontdoor import FrontDoor, Visitor, listen
 from voicepool.handles import WorkerHandle
+from voicepool.hostprobe import HostProbe, crew
 from voicepool.logs import FloodGuard
 from voicepool.pool import Pool, Reason
-from voicepool.progress import Progress, progress_of
+from voicepool.progress import Progress, never_fits, progress_of
 from voicepool.reception import Reception
 from voicepool.rules import access_rules, pool_settings
 from voicepool.rundir import RuntimeDir
@@ -38,10 +38,6 @@ from voicepool.statusreport import status_report
 
 log = logging.getLogger("voicepool.supervisor")
 
-PROBE_SECONDS: Final = 2.0
-"""How often the host's memory is looked at."""
-PROBE_PAUSE: Final = 0.1
-"""At least so long between two looks, however many workers come and go."""
 FAREWELL_SECONDS: Final = 1.0
 """How long the last refusals may take to be read when the server is going down."""
 
@@ -77,13 +73,11 @@ class Supervisor:
         self._timer: asyncio.TimerHandle | None = None
         self._handles: dict[int, WorkerHandle] = {}
         self._connections = 0
-        self.zygote_private = 0
         self._came_up = False
         self._draining = False
         self._told: Progress | None = None
         self._flood = FloodGuard(log)
         self._done = asyncio.Event()
-        self._memory_moved = asyncio.Event()
         self.door = FrontDoor(
             listener,
             lambda visitor: self.reception.receive(visitor),
@@ -92,6 +86,9 @@ class Supervisor:
         )
         self._waiting = WaitingRoom(lambda number: self._tell(pool.ConnectionLost(number)))
         self.forker = Forker(settings, runtime.path, self)
+        self.probe = HostProbe(
+            settings, self._tell, lambda: crew(self.pool.snapshot().workers, self._pid)
+        )
         self.reception = Reception(
             access_rules(settings),
             self.door.farewells,
@@ -103,19 +100,25 @@ class Supervisor:
     # -- life
 
     async def run(self) -> ExitCode:
-        """Serve until drained; the exit code. Leaves no process and no file behind."""
+        """Serve until drained; the exit code. Leaves no process and no file behind.
+
+        Raises ConfigError where the host cannot hold a single worker, or lacks a GPU.
+        """
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(signum, self._drain)
         self._loop.add_signal_handler(signal.SIGUSR1, self._dump)
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
-        self.door.open()
-        prober = self._loop.create_task(self._probe())
+        prober: asyncio.Task[None] | None = None
         try:
+            await self.probe.prepare()
+            self.door.open()
+            prober = self._loop.create_task(self.probe.run())
             self.forker.start()
             self._report()
             await self._done.wait()
         finally:
-            prober.cancel()
+            if prober is not None:
+                prober.cancel()
             await self._close()
         self._announce(Progress("stopped"))
         return self.exit_code
@@ -151,6 +154,7 @@ class Supervisor:
             self._timer.cancel()
         # Whoever stands in the accept queue gets an answer too: the pool refuses them all.
         self.door.close()
+        await self.probe.close()
         await self.forker.close()
         await self.door.farewells.close(FAREWELL_SECONDS)
         self._waiting.close()
@@ -162,30 +166,10 @@ class Supervisor:
 
         Those that somebody waits for are left to him, and come first: he calls again.
         """
-        awaited = {handle.pid for handle in self._handles.values()} | {self.forker.pid}
+        awaited = {handle.pid for handle in self._handles.values()}
+        awaited |= {self.forker.pid, self.probe.pid}
         while linux.reap(spare=awaited) is not None:
             pass
-
-    async def _probe(self) -> None:
-        """Look at the host's memory now and then, and soon after a worker came or went: until then
-        what it takes counts as others', and what it gave back is not seen."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PROBE_SECONDS):
-                    await self._memory_moved.wait()
-            self._memory_moved.clear()
-            if self.reception.paths is not None:
-                self._read_budget()
-            await asyncio.sleep(PROBE_PAUSE)
-
-    def _read_budget(self) -> None:
-        try:
-            readings = {HOST: linux.host_memory()}
-        except OSError as error:
-            # Out of descriptors. The next look is soon.
-            self._flood.info("memory cannot be read", error=error.strerror)
-            return
-        self._tell(pool.BudgetChanged(readings, zygote=self.zygote_private))
 
     # -- the pool
 
@@ -218,7 +202,13 @@ class Supervisor:
 
     def _dismiss(self, command: pool.Stop | pool.Kill) -> None:
         handle = self._handles[command.worker]
-        fields = {"worker": command.worker, "reason": command.reason.value}
+        private, vram = self.pool.footprint(command.worker)
+        fields = {
+            "worker": command.worker,
+            "reason": command.reason.value,
+            "private": private,
+            "vram": vram,
+        }
         if self.forker.forget(handle):
             del self._handles[command.worker]
             handle.abandon()
@@ -272,6 +262,9 @@ class Supervisor:
             # Nothing has ever worked, and nothing will before somebody changes something.
             self.fail(ExitCode.USAGE, snapshot.last_error)
             return
+        if snapshot.shortfall and not self._came_up and not self._draining:
+            self.fail(ExitCode.USAGE, never_fits(snapshot.shortfall))
+            return
         progress = progress_of(
             snapshot, self.settings.workers, preloaded=self.reception.paths is not None
         )
@@ -311,7 +304,11 @@ class Supervisor:
         tmpdir = self._runtime.path / f"worker-{command.worker}"
         try:
             handle = WorkerHandle(
-                command.worker, command.device, tmpdir, self._on_message, self._on_exit
+                command.worker,
+                self.probe.gpu(command.device),
+                tmpdir,
+                self._on_message,
+                self._on_exit,
             )
         except OSError as error:
             reason = f"no worker can be started: {error.strerror}"
@@ -335,7 +332,7 @@ class Supervisor:
             case ipc.Ready():
                 log.info("worker ready", extra={"worker": number, "pid": handle.pid})
                 self._tell(pool.WorkerReady(number, message.private))
-                self._memory_moved.set()
+                self.probe.moved()
             case ipc.Accepted():
                 handle.accepted()
                 self._tell(pool.SessionAccepted(number))
@@ -363,7 +360,7 @@ class Supervisor:
         self._tell(pool.ProcessExited(handle.number, handle.error, permanent=handle.permanent))
         if candidate is not None and candidate.connection in self._waiting:
             self._waiting.watch(candidate.connection)
-        self._memory_moved.set()
+        self.probe.moved()
         self._loop.call_soon(self._reap)
         self._finish_if_drained()
 
@@ -371,8 +368,7 @@ class Supervisor:
 
     def zygote_ready(self, paths: list[str], private: int) -> None:
         self.reception.paths = frozenset(paths)
-        self.zygote_private = private
-        self._read_budget()
+        self.probe.open(private)
 
     def zygote_failed(self, error: str, *, permanent: bool) -> None:
         log.error("zygote failed", extra={"error": error, "permanent": permanent})
@@ -388,6 +384,10 @@ class Supervisor:
 
     def reaped(self, worker: int, pid: int, status: int) -> None:
         log.info("worker exited", extra={"worker": worker, "pid": pid, "status": status})
+
+    def _pid(self, worker: int) -> int | None:
+        handle = self._handles.get(worker)
+        return handle.pid if handle else None
 
     @property
     def workers(self) -> dict[int, WorkerHandle]:

@@ -48,8 +48,14 @@ class Place:
     """Which worker this is, and what it was given."""
 
     number: int
-    device: str
+    gpu: str | None
+    """As in ipc.Fork."""
     tmpdir: str
+
+    @property
+    def device(self) -> str:
+        """For the app: the one GPU that it sees is always its first."""
+        return "cuda:0" if self.gpu else "host"
 
 
 def describe(error: BaseException) -> str:
@@ -93,17 +99,19 @@ def _settle(lifeline: int, place: Place) -> None:
     faulthandler.register(ipc.DUMP_SIGNAL, all_threads=True)
     os.environ["TMPDIR"] = place.tmpdir
     tempfile.tempdir = None
-    _place_on(place.device)
+    _place_on(place.gpu)
     _reseed()
 
 
-def _place_on(device: str) -> None:
-    """Show CUDA the one GPU that the budget chose; before anything imports it."""
-    kind, _, index = device.partition(":")
-    if kind == "cuda":
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        number = int(index)
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible[number] if visible != [""] else index
+def _place_on(gpu: str | None) -> None:
+    """Show CUDA the one GPU that the budget chose, or none; before anything initialises it.
+
+    libcuda reads the variable in cuInit, which nothing has called yet (the zygote is checked for
+    that), and torch looks at it anew until then, although it was imported long ago
+    (`_parse_visible_devices` in torch/cuda/__init__.py).
+    """
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
 def _reseed() -> None:

@@ -165,7 +165,7 @@ class Zygote:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self.channel.close()
             sock = socket.socket(fileno=control)
-            place = worker.Place(request.worker, request.device, request.tmpdir)
+            place = worker.Place(request.worker, request.gpu, request.tmpdir)
             code = worker.main(self.app, sock, lifeline, place, self.settings)
         except BaseException:
             log.exception("worker failed", extra={"worker": request.worker})

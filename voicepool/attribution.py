@@ -1,0 +1,157 @@
+"""Which worker has how much of a GPU, from what NVML lists, or from what it does not. Pure.
+
+NVML lists processes by the numbers of its own PID namespace. Where those are ours, a worker's VRAM
+is what is listed for it. In a container they are others, or nothing is listed; then what a worker
+takes is inferred from how much fuller its device is once it is ready than it was before it came,
+as long as nothing else of ours came, went or was in a call meanwhile.
+
+Such a difference also holds what strangers did meanwhile, such as an LLM server that loads its
+model when it is first asked, which is while the first worker warms up. So the first difference is
+not believed beyond what was configured, and of several the median counts. What a wrong guess
+leaves unexplained is use by others to the ledger, so nothing is ever given out twice.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from voicepool.gpu import Gpu
+
+Phase = Literal["loading", "idle", "other"]
+
+REMEMBERED: Final = 9
+"""How many differences the guess is made from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One of our workers on a GPU, once it may have begun to use it."""
+
+    pid: int | None
+    device: str
+    phase: Phase
+    """"other": in a call, or leaving."""
+
+
+Crew = Mapping[int, Member]
+"""Workers by number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The VRAM of those who are not loading, None where nobody can tell."""
+
+    vram: Mapping[int, int | None]
+    guessed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """One device at a moment when nothing of ours changed."""
+
+    used: int
+    phases: Mapping[int, Phase]
+
+
+class Attribution:
+    """Looks at one sight after another."""
+
+    def __init__(self, estimate: int) -> None:
+        """`estimate`: the VRAM that a worker is configured to take, in bytes."""
+        self._estimate = estimate
+        self._differences: deque[int] = deque(maxlen=REMEMBERED)
+        self._frames: dict[str, _Frame] = {}
+        """The last quiet one of each device."""
+        self._before: dict[int, _Frame | None] = {}
+        """That of each worker's device when the worker was first seen; None once it is of no more
+        use."""
+        self._listed: frozenset[int] = frozenset()
+        """Process ids in the last sight that were not those of workers then."""
+        self._doubtful: set[int] = set()
+        """Workers whose process id was listed before they were born: it is somebody else's, by the
+        numbers of another namespace."""
+        self.visible = False
+        """A worker has been found in the driver's list, so that the list tells about all."""
+
+    def weigh(self, gpus: Mapping[str, Gpu | None], crew: Crew, *, quiet: bool) -> Weights:
+        """What each worker takes. `gpus`: by device, None for one that cannot be read; `quiet`:
+        the crew did not change while the driver was asked."""
+        self._meet(crew)
+        self._look_for(gpus, crew)
+        if not self.visible and quiet:
+            for device, gpu in gpus.items():
+                if gpu is not None:
+                    self._compare(device, gpu.used, crew)
+        self._remember(gpus, crew)
+        ready = {number: member for number, member in crew.items() if member.phase != "loading"}
+        vram = {
+            number: self._weight(number, member, gpus.get(member.device))
+            for number, member in ready.items()
+        }
+        return Weights(vram, guessed=not self.visible)
+
+    # -- by the driver's list
+
+    def _meet(self, crew: Crew) -> None:
+        """Welcome those who are new, forget those who are gone."""
+        for number, member in crew.items():
+            if number not in self._before:
+                self._before[number] = self._frames.get(member.device)
+                if member.pid in self._listed:
+                    self._doubtful.add(number)
+        for number in self._before.keys() - crew.keys():
+            del self._before[number]
+            self._doubtful.discard(number)
+
+    def _look_for(self, gpus: Mapping[str, Gpu | None], crew: Crew) -> None:
+        if self.visible:
+            return
+        self.visible = any(
+            member.pid in _processes(gpus.get(member.device)) and number not in self._doubtful
+            for number, member in crew.items()
+        )
+
+    def _remember(self, gpus: Mapping[str, Gpu | None], crew: Crew) -> None:
+        ours = {member.pid for member in crew.values()}
+        self._listed = frozenset(
+            pid for gpu in gpus.values() for pid in _processes(gpu) if pid not in ours
+        )
+
+    def _weight(self, number: int, member: Member, gpu: Gpu | None) -> int | None:
+        if gpu is None:
+            return None
+        if not self.visible:
+            return self._guess()
+        if gpu.processes is None or number in self._doubtful or member.pid is None:
+            return None
+        return gpu.processes.get(member.pid, 0)
+
+    # -- by differences
+
+    def _compare(self, device: str, used: int, crew: Crew) -> None:
+        """Take the differences that workers have made who have just become ready."""
+        phases = {number: m.phase for number, m in crew.items() if m.device == device}
+        for number, phase in phases.items():
+            before = self._before[number]
+            if phase == "loading" or before is None:
+                continue
+            self._before[number] = None
+            rest = {other: phase for other, phase in phases.items() if other != number}
+            alone = before.phases == rest and all(phase == "idle" for phase in rest.values())
+            if phase == "idle" and alone:
+                self._differences.append(max(0, used - before.used))
+        self._frames[device] = _Frame(used, phases)
+
+    def _guess(self) -> int | None:
+        if not self._differences:
+            return None
+        guess = statistics.median_low(self._differences)
+        return min(guess, self._estimate) if len(self._differences) == 1 else guess
+
+
+def _processes(gpu: Gpu | None) -> Mapping[int, int | None]:
+    return gpu.processes or {} if gpu is not None else {}

@@ -1,0 +1,171 @@
+"""The supervisor's end of the GPU probe, see `nvml.py`: ask it, lose patience, start another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+from typing import Final
+
+from voicepool import ipc, linux
+from voicepool.backoff import Backoff
+from voicepool.errors import IpcError
+from voicepool.ipc import Look, Sight
+
+PATIENCE: Final = 10.0
+"""How long an answer may take, in seconds: a driver that was unloaded takes some to come up."""
+BACKOFF_BASE: Final = 0.5
+BACKOFF_CAP: Final = 30.0
+RENEWAL: Final = 5.0
+"""A probe that misses GPUs is replaced once it is so old: only a new one would see them return."""
+
+
+class _Process:
+    """One probe process and its socket."""
+
+    def __init__(self) -> None:
+        """Raises OSError where no process can be started."""
+        with contextlib.ExitStack() as undo:
+            ours, theirs = ipc.Channel.pair()
+            undo.callback(theirs.close)
+            failed = undo.enter_context(contextlib.ExitStack())
+            failed.callback(ours.close)
+            lifeline_read, self._lifeline = os.pipe2(os.O_CLOEXEC)
+            undo.callback(os.close, lifeline_read)
+            failed.callback(os.close, self._lifeline)
+            # Its own session: what a terminal sends is for the supervisor.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "voicepool.nvml", str(lifeline_read)],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                pass_fds=[lifeline_read],
+                start_new_session=True,
+            )
+            self.pidfd = os.pidfd_open(self._process.pid)
+            failed.pop_all()
+        self.channel: ipc.Channel[Sight] = ipc.Channel(ours, Sight)
+
+    @property
+    def pid(self) -> int:
+        pid: int = self._process.pid
+        return pid
+
+    def ended(self, patience: float) -> bool:
+        """Whether it ends within so many seconds; blocks."""
+        return bool(select.select([self.pidfd], [], [], patience)[0])
+
+    def kill(self) -> None:
+        linux.signal_pidfd(self.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of one that has ended, and reap it."""
+        self.channel.close()
+        os.close(self._lifeline)
+        os.close(self.pidfd)
+        self._process.wait()
+
+
+class GpuProbe:
+    """Asks for one Sight at a time; owns the process that answers."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._backoff = Backoff(BACKOFF_BASE, BACKOFF_CAP, random.Random())
+        self._process: _Process | None = None
+        self._born = 0.0
+        self._last = Sight(error="not looked yet")
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, until it has been reaped."""
+        return self._process.pid if self._process else None
+
+    async def look(self) -> Sight:
+        """What there is to see now; a Sight with an error where that cannot be told.
+
+        Returns within PATIENCE and little more. While a probe is failing it is not asked each
+        time: its last word stands.
+        """
+        now = self._loop.time()
+        if self._process is None and self._backoff.waits(now):
+            return self._last
+        try:
+            self._last = await self._ask()
+        except TimeoutError:
+            self._last = Sight(error=f"the NVIDIA driver has not answered for {PATIENCE:.0f} s")
+        except OSError as error:
+            self._last = Sight(error=f"the GPUs cannot be looked at: {error.strerror or error}")
+        except IpcError as error:
+            self._last = Sight(error=str(error))
+        if self._last.error:
+            self._backoff.failed(now, self._loop.time())
+            await self._dismiss()
+        else:
+            self._backoff.succeeded()
+            if self._last.lost and self._loop.time() - self._born > RENEWAL:
+                await self._dismiss()
+        return self._last
+
+    async def _ask(self) -> Sight:
+        async with asyncio.timeout(PATIENCE):
+            if self._process is None:
+                self._process = _Process()
+                self._born = self._loop.time()
+            channel = self._process.channel
+            channel.send(Look())
+            await self._readable(channel.fileno())
+            received = channel.receive()
+        if received is None:
+            raise IpcError("the GPU probe has died")
+        return received[0]
+
+    async def _readable(self, fd: int) -> None:
+        ready = asyncio.Event()
+        self._loop.add_reader(fd, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            self._loop.remove_reader(fd)
+
+    async def _dismiss(self) -> None:
+        """End the process. One that the kernel cannot end yet stays ours, and no other is started
+        beside it."""
+        if self._process is None:
+            return
+        self._process.kill()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._readable(self._process.pidfd)
+        except TimeoutError:
+            return
+        self._process.close()
+        self._process = None
+
+    async def close(self) -> None:
+        await self._dismiss()
+
+
+def survey(patience: float = PATIENCE) -> Sight:
+    """One look without an event loop; blocks for at most `patience` seconds or little more.
+
+    Raises nothing: a Sight with an error instead.
+    """
+    try:
+        process = _Process()
+    except OSError as error:
+        return Sight(error=f"the GPUs cannot be looked at: {error.strerror}")
+    try:
+        process.channel.socket.settimeout(patience)
+        process.channel.send(Look())
+        received = process.channel.receive()
+    except (OSError, IpcError):
+        received = None
+    process.kill()
+    if process.ended(patience):
+        process.close()
+    return received[0] if received else Sight(error="the GPU probe did not answer")
