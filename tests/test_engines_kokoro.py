@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,9 @@ LONG = (
 )
 
 
-@pytest.fixture(scope="session")
-def model() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        yield models.make(Path(folder))
+@pytest.fixture(scope="module")
+def model() -> Path:
+    return models.shared()
 
 
 @pytest.fixture(scope="module")

@@ -120,10 +120,8 @@ def test_missing_files_are_known_before_anything_is_imported(
 
 
 @pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = models.make(tmp_path_factory.mktemp("kokoro"), voices=["af_heart"])
-    yield folder
-    shutil.rmtree(folder)
+def pristine() -> Path:
+    return models.shared()
 
 
 @pytest.fixture

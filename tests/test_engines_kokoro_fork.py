@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +104,8 @@ KILLED = PREPARED + "os.kill(os.getpid(), 9)"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = models.make(tmp_path_factory.mktemp("kokoro"))
-    yield folder
-    (folder / "kokoro-v1_0.pth").unlink()
+def model() -> Path:
+    return models.shared()
 
 
 def run(script: str, model: Path, temporary: Path) -> subprocess.CompletedProcess[str]:

@@ -7,9 +7,12 @@ noise, of the length that speech would have, at the cost of speech.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import io
 import json
 import math
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,6 +86,14 @@ def make(folder: Path, size: str = "test", *, voices: Sequence[str] = VOICES) ->
     for voice, style in styles.items():
         torch.save(style, folder / "voices" / f"{voice}.pt")
     return folder
+
+
+@functools.cache
+def shared() -> Path:
+    """A "test" model for all tests of this process, which only read it; gone at its end."""
+    folder = tempfile.TemporaryDirectory(prefix="voicepool-kokoro-")
+    atexit.register(folder.cleanup)
+    return make(Path(folder.name))
 
 
 def _config(size: Size) -> dict[str, Any]:

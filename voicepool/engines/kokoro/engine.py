@@ -132,13 +132,17 @@ class KokoroSynthesizer:
                 "build of torch for your CUDA version (https://pytorch.org/get-started), or set "
                 'device = "cpu" in [tts]'
             )
-        with _failing("could not be moved to the GPU"):
+        try:
             self._model = self._model.to(device)
+        except RuntimeError as error:
+            reason = next(iter(str(error).splitlines()), "")
+            raise EngineError(f"kokoro could not be moved to the GPU: {reason}") from error
 
     def warm_up(self) -> None:
         self._say(_SHORT_TEXT)
         if self._model.device.type == "cuda":
             self._say(_LONG_TEXT)  # kernels are chosen by size
+            self._pace = pieces.Pace()  # the first run of a kernel says nothing of the next
 
     def _say(self, said: str) -> None:
         if not any(len(chunk.samples) for chunk in self.synthesize(said)):
@@ -202,21 +206,23 @@ class KokoroSynthesizer:
         pronouncer = self._pronouncers[language.code]
         for portion in text.portions(whole, language.scripts):
             with _failing("could not pronounce a text"):
-                words = self._speakable(pronouncer.pronounce(portion.text))
+                words = self._known(pronouncer.pronounce(portion.text))
             while words:
                 budget = self._lead.budget(time.monotonic())
                 count = pieces.cut(words, self._pace.affordable(budget))
-                yield portion.start, words[:count]
-                words = words[count:]
+                piece, words = words[:count], words[count:]
+                last = piece.pop()
+                piece.append(Word(last.start, last.end, last.phonemes.rstrip()))
+                if sound.audible(piece):
+                    yield portion.start, piece
 
-    def _speakable(self, words: Sequence[Word]) -> list[Word]:
+    def _known(self, words: Sequence[Word]) -> list[Word]:
         """The same words, less phonemes that the model has not learnt."""
         vocabulary = self._model.vocab
-        known = [
+        return [
             Word(word.start, word.end, "".join(p for p in word.phonemes if p in vocabulary))
             for word in words
         ]
-        return known if sound.audible(known) else []
 
     def _speak(self, words: Sequence[Word], voice: str, speed: float) -> sound.Spoken:
         phonemes = "".join(word.phonemes for word in words)
@@ -227,10 +233,9 @@ class KokoroSynthesizer:
 
     def _infer(self, phonemes: str, voice: str, speed: float) -> tuple[NDArray[Any], NDArray[Any]]:
         """One run of the model; the result is on the host. Raises EngineError."""
-        torch = library("torch", "torch")
         styles = self._styles[voice]
         style = styles[min(len(phonemes), len(styles)) - 1]
-        with _failing("could not speak"), torch.inference_mode():
+        with _failing("could not speak"):  # KModel itself turns gradients off
             output = self._model(phonemes, style, speed, return_output=True)
             return np.atleast_1d(output.audio.numpy()), np.atleast_1d(output.pred_dur.numpy())
 

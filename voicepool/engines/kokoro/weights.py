@@ -27,8 +27,9 @@ def load_model(config: Path, weights: Path) -> Any:
     """A `kokoro.KModel` on the CPU, ready to speak. Raises EngineUnavailable.
 
     Nothing writes to its memory again, so forks share it: weight normalisation, which computes
-    weights anew at every call, is folded into them, and there are no gradients. While it is built,
-    it takes about 600 MB instead of the 330 MB that it comes to.
+    weights anew at every call, is folded into them (330 MB instead of 570), and there are no
+    gradients. No file is mapped afterwards: one that is replaced under a running server does harm
+    to nobody.
     """
     torch = library("torch", "torch")
     kokoro = library("kokoro", "kokoro")
@@ -108,5 +109,5 @@ def _unusable(path: Path) -> Iterator[None]:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise EngineUnavailable(
             f"kokoro cannot use {path} ({reason}); it is damaged or belongs to another model: "
-            "delete it and run: voicepool prefetch"
+            "replace it, or delete it and run: voicepool prefetch"
         ) from error
