@@ -206,6 +206,7 @@ class ChatRequest:
 @dataclass(frozen=True, slots=True)
 class TextDelta:
     text: str
+    """"" from a model that thinks and says nothing yet: a sign of life for who waits for tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""What the engines that talk to a language model server share; all of it is pure."""
+"""What the engines that talk to a language model server share."""

@@ -14,6 +14,11 @@ from itertools import accumulate, pairwise
 
 from voicepool.engines.base import Message, Tool
 
+DEFAULT_CONTEXT = 4096
+"""Tokens, where a server does not tell: as much as Ollama gives a model on a small GPU."""
+MOST_CONTEXT = 32_768
+"""Tokens of a context that are used, unless configured: more would take seconds to read."""
+
 STEPS = 4
 """Exchanges go in steps of this part of the context. A server keeps what it has computed for a
 prompt's beginning and reuses it while that stays the same: if each turn dropped one exchange, each

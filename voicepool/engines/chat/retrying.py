@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -14,6 +15,12 @@ from voicepool.engines.base import ChatDelta
 from voicepool.errors import EngineError
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+WARM_UP_PATIENCE = 20.0
+"""Seconds that a worker waits for a server that is away; then the pool starts another, later."""
+CALL_PATIENCE = 4.0
+"""Seconds that a caller waits for one."""
 
 
 class ServerFailed(EngineError):
@@ -50,17 +57,31 @@ class Patience:
         return self._backoff.until - now if self._backoff.until < self._until else None
 
 
+def for_warm_up(rng: random.Random) -> Patience:
+    """Of a worker that warms up, from now on."""
+    return Patience(WARM_UP_PATIENCE, time.monotonic(), base=0.25, cap=4.0, rng=rng)
+
+
+def for_call(rng: random.Random) -> Patience:
+    """Of a caller, from now on."""
+    return Patience(CALL_PATIENCE, time.monotonic(), base=0.25, cap=1.0, rng=rng)
+
+
 def persist(attempt: Callable[[], T], explain: Explain, patience: Patience) -> T:
     """What `attempt` returns, tried again while that may help; blocks.
 
-    Raises ServerFailed for the last failure, and at once what `explain` does not know.
+    Raises ServerFailed for the last failure, and at once what `explain` does not know. Without its
+    cause: a library's exception may hold the request, and with it the conversation.
     """
     while True:
         began = time.monotonic()
         try:
             return attempt()
         except Exception as error:  # noqa: BLE001 - what has no meaning is raised again
-            wait = _wait(_explained(error, explain), patience, began)
+            failure = _explained(error, explain)
+            wait = _wait(failure, patience, began)
+            if wait is None:
+                raise failure from None
         time.sleep(wait)
 
 
@@ -70,7 +91,7 @@ async def persist_until_first(
     """The deltas of `attempt`, tried again while that may help and none has come.
 
     Once one has come its text may have been spoken, and another attempt would begin anew. Raises
-    as `persist` does. Closing it closes the attempt.
+    as `persist` does, and logs it, as pipelines tell nobody. Closing it closes the attempt.
     """
     while True:
         began = time.monotonic()
@@ -83,9 +104,10 @@ async def persist_until_first(
             return
         except Exception as error:  # noqa: BLE001 - what has no meaning is raised again
             failure = _explained(error, explain)
-            if started:
+            wait = None if started else _wait(failure, patience, began)
+            if wait is None:
+                logger.warning("the model server failed", extra={"reason": str(failure)})
                 raise failure from None
-            wait = _wait(failure, patience, began)
         await asyncio.sleep(wait)
 
 
@@ -97,12 +119,6 @@ def _explained(error: Exception, explain: Explain) -> ServerFailed:
     return failure
 
 
-def _wait(failure: ServerFailed, patience: Patience, began: float) -> float:
-    """Seconds until the next attempt. Raises `failure` where there is none.
-
-    Without its cause: a library's exception may hold the request, and with it the conversation.
-    """
-    wait = patience.after_failure(began, time.monotonic()) if failure.again else None
-    if wait is None:
-        raise failure from None
-    return wait
+def _wait(failure: ServerFailed, patience: Patience, began: float) -> float | None:
+    """Seconds until the next attempt; None: there is none."""
+    return patience.after_failure(began, time.monotonic()) if failure.again else None

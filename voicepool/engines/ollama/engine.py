@@ -8,7 +8,6 @@ load again; then it keeps one connection for its caller.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 import random
 import ssl
@@ -30,9 +29,27 @@ from voicepool.engines.base import (
     TextDelta,
     ToolCallDelta,
 )
-from voicepool.engines.chat import context
+from voicepool.engines.chat.connecting import (
+    GLANCE,
+    KEPT_ALIVE,
+    MOST_CONNECTIONS,
+    import_async_backend,
+    there,
+)
+from voicepool.engines.chat.context import (
+    DEFAULT_CONTEXT,
+    MOST_CONTEXT,
+    TokenEstimate,
+    fitted,
+)
 from voicepool.engines.chat.prompt import TRIAL, with_system
-from voicepool.engines.chat.retrying import Patience, ServerFailed, persist, persist_until_first
+from voicepool.engines.chat.retrying import (
+    ServerFailed,
+    for_call,
+    for_warm_up,
+    persist,
+    persist_until_first,
+)
 from voicepool.engines.chat.thinking import ThoughtFilter
 from voicepool.engines.ollama import WHERE, Options, advice, wire
 from voicepool.engines.ollama.failures import Failures
@@ -42,23 +59,9 @@ from voicepool.errors import ConfigError, EngineError, EngineUnavailable
 
 logger = logging.getLogger(__name__)
 
-WARM_UP_PATIENCE = 20.0
-"""Seconds that a worker waits for a server that is away; then the pool starts another, later."""
-CALL_PATIENCE = 4.0
-"""Seconds that a caller waits for one."""
-GLANCE = 1.5
-"""Seconds that one step of a look at the server may take in the zygote, which forks nobody then."""
-KEPT_ALIVE = 60.0
-"""Seconds that an idle connection is kept. One that a router has forgotten would look alive."""
-DEFAULT_CONTEXT = 4096
-"""Tokens, where the server tells nothing: its own default on a small GPU."""
-MOST_CONTEXT = 32_768
-"""Tokens of history that are sent at most: more would be read for seconds before the reply."""
 PROBE = 60.0
 PROBED = 24
 """Tokens."""
-MOST_NAMES = 5
-"""Models that an error message names."""
 _DRAIN = 0.1
 _SERVERS_OPTIONS = frozenset({"min_p", "num_predict", *ollama.Options.model_fields})
 
@@ -77,7 +80,7 @@ class OllamaModel:
         self._rng = random.Random()
         self._tls: ssl.SSLContext | None = None
         self._client: tuple[asyncio.AbstractEventLoop, ollama.AsyncClient] | None = None
-        self._estimate = context.TokenEstimate()
+        self._estimate = TokenEstimate()
         self._context = self._configured_context or DEFAULT_CONTEXT
 
     # -- before the caller
@@ -91,6 +94,7 @@ class OllamaModel:
                     f"{nearest(option, _SERVERS_OPTIONS)}"
                 )
         self._tls = httpx.create_ssl_context()
+        import_async_backend()
         with self._blocking_client(GLANCE) as client:
             try:
                 capabilities = client.show(self._options.model).capabilities
@@ -128,8 +132,7 @@ class OllamaModel:
             return answer
 
         with self._blocking_client(options.load_timeout) as client:
-            patience = self._patience(WARM_UP_PATIENCE, cap=4.0)
-            answer = persist(attempt, self._explain_trial, patience)
+            answer = persist(attempt, self._explain_trial, for_warm_up(self._rng))
             self._estimate.observe(trial, answer.prompt_eval_count or 0)
             self._context = self._ask_context(client)
 
@@ -166,18 +169,9 @@ class OllamaModel:
 
     # -- the caller
 
-    async def generate(self, request: ChatRequest) -> AsyncGenerator[ChatDelta, None]:
+    def generate(self, request: ChatRequest) -> AsyncGenerator[ChatDelta, None]:
         """See LanguageModel."""
-        deltas = persist_until_first(
-            lambda: self._reply(request), self._explain, self._patience(CALL_PATIENCE, cap=1.0)
-        )
-        try:
-            async with aclosing(deltas):
-                async for delta in deltas:
-                    yield delta
-        except EngineError as error:
-            logger.warning("the language model failed", extra={"reason": str(error)})
-            raise
+        return persist_until_first(lambda: self._reply(request), self._explain, for_call(self._rng))
 
     async def aclose(self) -> None:
         """Close the connections of this event loop, before it ends. A worker's end does it too."""
@@ -187,10 +181,8 @@ class OllamaModel:
 
     async def _reply(self, request: ChatRequest) -> AsyncGenerator[ChatDelta, None]:
         messages = with_system(request.messages, self._options.system_prompt)
-        fitted = context.fitted(
-            messages, request.tools, self._context, request.max_tokens, self._estimate
-        )
-        stream = await self._ask(request, fitted)
+        sent = fitted(messages, request.tools, self._context, request.max_tokens, self._estimate)
+        stream = await self._ask(request, sent)
         thoughts = ThoughtFilter()
         called = False
         async with aclosing(stream):
@@ -199,6 +191,8 @@ class OllamaModel:
                     # Also "" while it thinks: whoever waits for a token knows that it lives.
                     yield TextDelta(thoughts.feed(part.message.content or ""))
                 for call in part.message.tool_calls or ():
+                    if rest := thoughts.flush():
+                        yield TextDelta(rest)
                     called = True
                     whole = wire.new_call(call.function.name, call.function.arguments)
                     yield ToolCallDelta(whole.call_id, whole.name, whole.arguments)
@@ -207,7 +201,7 @@ class OllamaModel:
                     await _drain(stream)
                     if rest := thoughts.flush():
                         yield TextDelta(rest)
-                    yield self._finished(part, [*fitted, *request.tools], called=called)
+                    yield self._finished(part, [*sent, *request.tools], called=called)
                     return
         raise ServerFailed(f"Ollama at {self._options.host} ended a reply too early", again=True)
 
@@ -261,7 +255,7 @@ class OllamaModel:
         connect = min(silence, self._options.connect_timeout)
         return {
             "timeout": httpx.Timeout(silence, connect=connect),
-            "limits": httpx.Limits(max_connections=16, keepalive_expiry=KEPT_ALIVE),
+            "limits": httpx.Limits(max_connections=MOST_CONNECTIONS, keepalive_expiry=KEPT_ALIVE),
             # Reading the certificates takes longer than all else that a client costs.
             "verify": self._tls or True,
             # A proxy never leads to this machine, as Ollama's own programs have it.
@@ -269,9 +263,6 @@ class OllamaModel:
         }
 
     # -- what the server is asked
-
-    def _patience(self, seconds: float, *, cap: float) -> Patience:
-        return Patience(seconds, time.monotonic(), base=0.25, cap=cap, rng=self._rng)
 
     def _failure(self, error: Exception) -> ServerFailed:
         """What an exception of a request without a conversation means; a bug is raised again."""
@@ -287,11 +278,9 @@ class OllamaModel:
         except Exception as error:  # noqa: BLE001 - _failure raises what has no meaning
             self._failure(error)
             names = []
-        close = difflib.get_close_matches(model, names, n=MOST_NAMES, cutoff=0.0)
-        there = f"it has {', '.join(close)}" if close else "it has none"
         return EngineUnavailable(
-            f"Ollama at {self._options.host} has no model {model!r} ({there}); get it with: "
-            f"ollama pull {model}"
+            f"Ollama at {self._options.host} has no model {model!r} ({there(model, names)}); "
+            f"get it with: ollama pull {model}"
         )
 
     @property

@@ -1,0 +1,28 @@
+"""What looking for a server and keeping a connection to it take, for either client library."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+GLANCE = 1.5
+"""Seconds that a step of a look at the server may take in the zygote, which forks nobody then."""
+KEPT_ALIVE = 60.0
+"""Seconds that an idle connection is kept. One that a router has forgotten would look alive."""
+MOST_CONNECTIONS = 16
+"""Of one worker, which has one caller."""
+MOST_NAMES = 5
+
+
+def import_async_backend() -> None:
+    """Import what both libraries import when they are first awaited, before the fork."""
+    import anyio
+    import anyio.lowlevel
+
+    anyio.run(anyio.lowlevel.checkpoint)
+
+
+def there(model: str, names: Iterable[str]) -> str:
+    """For an error message: the models that a server has, those most like `model` first."""
+    close = difflib.get_close_matches(model, list(names), n=MOST_NAMES, cutoff=0.0)
+    return f"it has {', '.join(close)}" if close else "it has none"

@@ -1,0 +1,69 @@
+"""Tool calls put together from the pieces in which a server streams them. Pure."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from voicepool.engines.base import ToolCall, ToolCallDelta
+
+MOST_CALLS = 64
+MOST_ARGUMENTS = 1_000_000
+"""Characters."""
+
+
+@dataclass(slots=True)
+class _Open:
+    index: int
+    call_id: str
+    name: str
+    arguments: str = ""
+
+    @property
+    def call(self) -> ToolCall:
+        return ToolCall(self.call_id, self.name, self.arguments or "{}")
+
+
+class Calls:
+    """One reply's tool calls, which come one after another.
+
+    A piece belongs to the call of its index. Servers that leave indices out, or give all calls the
+    same, begin a call with another id. Raises ValueError where a reply has no end of them.
+    """
+
+    def __init__(self) -> None:
+        self._open: _Open | None = None
+        self.count = 0
+
+    def add(
+        self, index: int | None, call_id: str | None, name: str | None, arguments: str | None
+    ) -> Iterator[ToolCallDelta | ToolCall]:
+        """What a piece tells: maybe that the call before is complete, then more of this one."""
+        if self._is_new(index, call_id):
+            yield from self.finish()
+            self.count += 1
+            made = call_id or f"call_{secrets.token_hex(12)}"
+            self._open = _Open(index or 0, made, name or "")
+        elif self._open is not None and name and not self._open.name:
+            self._open.name = name
+        current = self._open
+        if current is None or not current.name:
+            raise ValueError("a tool call without a name")
+        current.arguments += arguments or ""
+        if self.count > MOST_CALLS or len(current.arguments) > MOST_ARGUMENTS:
+            raise ValueError("tool calls without an end")
+        yield ToolCallDelta(current.call_id, current.name, arguments or "")
+
+    def finish(self) -> Iterator[ToolCall]:
+        """The last call, once the reply is over."""
+        if self._open is not None:
+            call, self._open = self._open.call, None
+            yield call
+
+    def _is_new(self, index: int | None, call_id: str | None) -> bool:
+        if self._open is None:
+            return True
+        if index is not None and index != self._open.index:
+            return True
+        return bool(call_id) and call_id != self._open.call_id
