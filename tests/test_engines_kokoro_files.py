@@ -222,6 +222,14 @@ def test_what_is_no_voice_is_refused(copy: Path, voice: Any) -> None:
         engine.create({"model": str(copy)}).preload()
 
 
+def test_other_tensors_beside_the_voices_are_no_voices(copy: Path) -> None:
+    (copy / "backup.pt").write_bytes(b"")
+    (copy / "am_mine.pt").write_bytes((copy / "voices" / "am_adam.pt").read_bytes())
+    made = engine.create({"model": str(copy)})
+    made.preload()
+    assert made.voices == ("af_heart", "am_adam", "am_mine", "bf_emma")
+
+
 # --- how they get there ----------------------------------------------------------------------
 
 

@@ -109,7 +109,8 @@ class KokoroSynthesizer:
             return self._configured
         spoken = self._languages[self._options.voice].iso[:2]
         letters = {code for code, it in languages.LANGUAGES.items() if it.iso[:2] == spoken}
-        return tuple(dict.fromkeys((*self._configured, *(v for v in present if v[:1] in letters))))
+        fitting = (voice for voice in present if voice[:1] in letters and voice[2:3] == "_")
+        return tuple(dict.fromkeys((*self._configured, *fitting)))
 
     def fetch(self, report: hub.Report) -> None:
         """See Fetching."""

@@ -84,7 +84,7 @@ class Source:
                 return {}
             folder = config.parent
         found = [*folder.glob("*.pt"), *folder.glob("voices/*.pt")]
-        return {path.stem: path for path in sorted(found)}
+        return {path.stem: path for path in sorted(found, key=lambda it: it.stem)}
 
     def _check_voices(self, wanted: Iterable[str], present: Mapping[str, Path]) -> None:
         known: Iterable[str] = present
