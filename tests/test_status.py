@@ -169,15 +169,53 @@ REPORT: dict[str, Any] = {
         "last_error": "",
     },
     "totals": {"completed": 5, "lost": 1, "gone": 2, "refused": {"full": 4, "timeout": 0}},
-    "memory": {"host": {"total": 8 << 30, "used": 1 << 30}, "estimate": 64 << 20},
+    "memory": {
+        "measured": True,
+        "fits": 5,
+        "binds": "cuda:0",
+        "driver": "550.54",
+        "devices": [
+            {
+                "device": "host",
+                "model": "RAM",
+                "uuid": None,
+                "total": 8 << 30,
+                "others": 1 << 30,
+                "zygote": 32 << 20,
+                "reserved": 64 << 20,
+                "reserve": 512 << 20,
+                "cap": None,
+                "per_worker": 64 << 20,
+                "workers": 1,
+                "fits": 9,
+                "missing": False,
+            },
+            {
+                "device": "cuda:0",
+                "model": "NVIDIA\x1b[2J A10G",
+                "uuid": "GPU-5a",
+                "total": 24 << 30,
+                "others": 0,
+                "zygote": 0,
+                "reserved": 3 << 30,
+                "reserve": 512 << 20,
+                "cap": 20 << 30,
+                "per_worker": 3 << 30,
+                "workers": 1,
+                "fits": 0,
+                "missing": True,
+            },
+        ],
+    },
     "workers": [
         {
             "worker": 7,
             "pid": None,
             "state": "killing",
             "in_state": 150.0,
-            "device": "host",
+            "device": "cuda:0",
             "private": 50 << 20,
+            "vram": 3 << 30,
             "connection": None,
         }
     ],
@@ -207,10 +245,13 @@ def test_figures_for_people() -> None:
         "up 2 h",
         "4 refused (4 full)",
         "1 idle of 2 wanted, 1 killing",
-        "1 GiB of 8 GiB",
+        "5 more would fit, then cuda:0 is full; NVIDIA driver 550.54",
     ):
         assert words in shown
-    assert shown.splitlines()[-1].split() == ["7", "killing", "2", "min", "host", "50", "MiB"]
+    rows = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "host 8 GiB 1 GiB 32 MiB 64 MiB 512 MiB 64 MiB 1 9 more RAM" in rows
+    assert "cuda:0 24 GiB 3 GiB 512 MiB 20 GiB 3 GiB 1 cannot be read NVIDIA\\x1b[2J A10G" in rows
+    assert rows[-1] == "7 killing 2 min cuda:0 50 MiB 3 GiB"
 
 
 def test_a_status_of_another_version_is_said_to_be_one() -> None:

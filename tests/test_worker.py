@@ -198,7 +198,7 @@ def test_worker_over_the_hard_limit_is_killed_with_a_reason(start_pool: Start) -
 def test_what_does_not_fit_is_said_and_what_fits_serves(start_pool: Start) -> None:
     pilot = start_pool(workers=1)
     worker = pilot.until_idle()["workers"][0]["private"]
-    zygote = pilot.status()["memory"]["zygote"]
+    zygote = pilot.status()["memory"]["devices"][0]["zygote"]
     room = zygote + int(2.5 * worker)
     server = start_pool(workers=8, ram_budget=room, ram_per_worker=worker)
     step = server.stage("serving")

@@ -309,6 +309,13 @@ class Ledger:
             return HOST
         return max(self.places or self._gpus, key=self.free)
 
+    def binding(self, most: int) -> str:
+        """The device that fills up first as workers are added, counted up to `most` of them."""
+        gpus = sum(self._fits(name, most) for name in self.places)
+        if not self._gpus or self._fits(HOST, most) < gpus:
+            return HOST
+        return max(self.places or self._gpus, key=self.free)
+
     def overshot(self) -> list[str]:
         """Devices on which the zygote and those workers who stay hold more than there is."""
         return [name for name in self._read if self.overshoots(name)]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from voicepool import linux
@@ -21,10 +22,11 @@ from voicepool.gpu import NONE, Gpu, usable
 from voicepool.gpuprobe import GpuProbe
 from voicepool.ipc import Sight
 from voicepool.logs import FloodGuard
-from voicepool.pool import BudgetChanged, WorkerState, WorkerView
+from voicepool.pool import BudgetChanged, Snapshot, WorkerState
 from voicepool.progress import never_fits
 from voicepool.quantities import format_size
 from voicepool.rules import gpu_need, pool_settings
+from voicepool.statusreport import device_report
 
 log = logging.getLogger("voicepool.supervisor")
 
@@ -32,6 +34,8 @@ PROBE_SECONDS: Final = 2.0
 """How often memory is looked at."""
 PROBE_PAUSE: Final = 0.1
 """At least so long between two looks, however many workers come and go."""
+NOTE_SECONDS: Final = 60.0
+"""At least so long between two accounts in the log, however often memory runs short."""
 
 _PHASES: Final[Mapping[WorkerState, Phase]] = {
     WorkerState.WARMING: "loading",
@@ -47,17 +51,20 @@ class HostProbe:
         self,
         settings: Settings,
         tell: Callable[[BudgetChanged], None],
-        crew: Callable[[], Crew],
+        snapshot: Callable[[], Snapshot],
+        pids: Callable[[int], int | None],
     ) -> None:
-        """`crew`: who is on a GPU at this moment."""
+        """`tell` and `snapshot` are the pool's; `pids`: a worker's process id."""
         self._settings = settings
         self._tell = tell
-        self._crew = crew
+        self._snapshot = snapshot
+        self._pids = pids
         self._gpu_probe = GpuProbe()
         self._attribution = Attribution(pool_settings(settings).budget.estimate.device)
         self._moved = asyncio.Event()
         self._flood = FloodGuard(log)
         self._missing: set[str] = set()
+        self._noted = (False, "", -math.inf)
         self.zygote: int | None = None
         """The zygote's private host bytes; nothing is told before they are known."""
         self.gpus: Mapping[str, Gpu] = {}
@@ -93,7 +100,9 @@ class HostProbe:
         if need == "none":
             return
         sight = await self._gpu_probe.look() if settings.gpus != NONE else Sight()
-        found = usable(sight.gpus, settings.visible_gpus, settings.gpus)
+        found: list[Gpu] = []
+        if not sight.error:
+            found = usable(sight.gpus, settings.visible_gpus, settings.gpus)
         if found:
             self.driver = sight.driver
             self.gpus = {gpu.device: gpu for gpu in found}
@@ -112,7 +121,7 @@ class HostProbe:
                 "gpu",
                 extra={
                     "device": device,
-                    "name": gpu.name,
+                    "model": gpu.name,
                     "uuid": gpu.uuid,
                     "total": format_size(gpu.total),
                     "used": format_size(gpu.used),
@@ -163,6 +172,20 @@ class HostProbe:
             self._flood.info("memory cannot be read", error=error.strerror)
             return
         self._tell(BudgetChanged(readings, zygote, weights.vram, weights.guessed))
+        self._note_room()
+
+    def _note_room(self) -> None:
+        """Log every device's account when the pilot has been measured, and whenever memory begins
+        or ceases to keep workers out."""
+        view = self._snapshot()
+        bound = view.bound_by if view.bound_by.startswith("budget:") else ""
+        proven, before, at = self._noted
+        now = asyncio.get_running_loop().time()
+        if view.proven == proven and (bound == before or now - at < NOTE_SECONDS):
+            return
+        self._noted = (view.proven, bound, now)
+        for device in view.devices:
+            log.info("memory", extra={**device_report(device, self.gpus), "bound_by": bound})
 
     async def _weigh(self) -> tuple[Mapping[str, Gpu | None], Weights]:
         """The GPUs now, None for one that cannot be read, and what workers have of them.
@@ -176,6 +199,16 @@ class HostProbe:
         gpus = {device: seen.get(gpu.uuid) for device, gpu in self.gpus.items()}
         self._note_missing({device for device, gpu in gpus.items() if gpu is None}, sight.error)
         return gpus, self._attribution.weigh(gpus, before, quiet=before == self._crew())
+
+    def _crew(self) -> Crew:
+        """The workers that may have begun to use a GPU."""
+        return {
+            view.number: Member(
+                self._pids(view.number), view.device, _PHASES.get(view.state, "other")
+            )
+            for view in self._snapshot().workers
+            if view.device != HOST and view.state is not WorkerState.STARTING
+        }
 
     def _note_missing(self, missing: set[str], error: str) -> None:
         for device in sorted(missing - self._missing):
@@ -195,12 +228,3 @@ def _why_none(settings: Settings, sight: Sight) -> str:
     if settings.visible_gpus is not None:
         return f"CUDA_VISIBLE_DEVICES={settings.visible_gpus} shows none of those here"
     return "its compute mode prohibits it: nvidia-smi -c DEFAULT"
-
-
-def crew(views: Iterable[WorkerView], pids: Callable[[int], int | None]) -> Crew:
-    """The workers that may have begun to use a GPU."""
-    return {
-        view.number: Member(pids(view.number), view.device, _PHASES.get(view.state, "other"))
-        for view in views
-        if view.device != HOST and view.state is not WorkerState.STARTING
-    }

@@ -167,6 +167,7 @@ class Pool:
         state, staffing = self._state, self._staffing
         target, bound_by = staffing.target()
         backoff = staffing.backoff
+        most = state.settings.max_connections + state.settings.spare
         return Snapshot(
             workers=tuple(self._view(worker) for worker in self._roster),
             states={name: self._roster.count(name) for name in DEADLINES},
@@ -185,7 +186,9 @@ class Pool:
             estimate=state.ledger.estimate,
             proven=state.ledger.proven,
             unweighed=state.ledger.unweighed,
-            devices=state.ledger.views(state.settings.max_connections + state.settings.spare),
+            devices=state.ledger.views(most),
+            room=state.ledger.room(most),
+            binding=state.ledger.binding(most),
             shortfall=state.ledger.shortfall(),
             refill_time=staffing.refill_time,
             totals=Totals(refused=dict(state.refused), exits=dict(self._exits), **state.counts),

@@ -100,6 +100,10 @@ class Snapshot:
     unweighed: bool
     """A warm worker's VRAM is about to be looked at for the first time."""
     devices: tuple[DeviceView, ...]
+    room: int
+    """How many more workers fit, counted up to all that may live at once."""
+    binding: str
+    """The device that fills up first."""
     shortfall: Shortfall | None
     """Why no worker will ever fit."""
     refill_time: float

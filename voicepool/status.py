@@ -90,9 +90,10 @@ def watch(url: str, api_key: str, console: Console) -> None:
 
 
 def render(report: Mapping[str, Any]) -> Group:
-    """The report as a summary and a table of workers. Raises CallError where it is none."""
+    """The report as a summary and tables of devices and workers. Raises CallError where it is
+    none."""
     try:
-        return Group(_summary(report), _workers(report))
+        return Group(_summary(report), "", _devices(report), "", _workers(report))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise CallError(
             f"the server's status is of another version of voicepool ({error!r})",
@@ -102,7 +103,7 @@ def render(report: Mapping[str, Any]) -> Group:
 
 def _summary(report: Mapping[str, Any]) -> Table:
     server, pool, totals = report["server"], report["pool"], report["totals"]
-    host = report["memory"]["host"]
+    memory = report["memory"]
     states = pool["states"]
     table = Table.grid(padding=(0, 2))
     rows = {
@@ -115,14 +116,20 @@ def _summary(report: Mapping[str, Any]) -> Table:
         + "".join(f", {n} {state}" for state, n in states.items() if n and state != "idle"),
         "calls": f"{totals['completed']} completed, {totals['lost']} lost, "
         f"{totals['gone']} hung up before an answer",
-        "memory": f"{format_size(host['used'])} of {format_size(host['total'])} in use, "
-        f"{format_size(report['memory']['estimate'])} a worker",
+        "memory": _room(memory),
     }
     if pool["last_error"]:
         rows["error"] = str(pool["last_error"])
     for name, value in rows.items():
         table.add_row(Text(name, style="dim"), Text(escape(value)))
     return table
+
+
+def _room(memory: Mapping[str, Any]) -> str:
+    more = f"{memory['fits']} more" if memory["fits"] else "no more"
+    basis = "" if memory["measured"] else ", by estimate: no worker has been measured yet"
+    driver = f"; NVIDIA driver {memory['driver']}" if memory["driver"] else ""
+    return f"{more} would fit, then {memory['binds']} is full{basis}{driver}"
 
 
 def _condition(pool: Mapping[str, Any]) -> str:
@@ -140,9 +147,29 @@ def _refusals(refused: Mapping[str, int]) -> str:
     return f"{sum(refused.values())} refused" + (f" ({reasons})" if reasons else "")
 
 
+def _devices(report: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column("device")
+    for name in ("total", "others", "zygote", "reserved", "kept free", "cap", "a worker"):
+        table.add_column(name, justify="right")
+    table.add_column("workers", justify="right")
+    table.add_column("fits", justify="right")
+    table.add_column("model")
+    for device in report["memory"]["devices"]:
+        sizes = ("total", "others", "zygote", "reserved", "reserve", "cap", "per_worker")
+        table.add_row(
+            Text(escape(str(device["device"])), style="red" if device["missing"] else ""),
+            *(Text(format_size(device[name]) if device[name] else "") for name in sizes),
+            Text(str(int(device["workers"]))),
+            Text("cannot be read" if device["missing"] else f"{int(device['fits'])} more"),
+            Text(escape(str(device["model"]))),
+        )
+    return table
+
+
 def _workers(report: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    for name in ("worker", "pid", "state", "for", "device", "memory", "caller"):
+    for name in ("worker", "pid", "state", "for", "device", "memory", "VRAM", "caller"):
         table.add_column(name, justify="left" if name in ("state", "device") else "right")
     for worker in report["workers"]:
         state = str(worker["state"])
@@ -153,6 +180,7 @@ def _workers(report: Mapping[str, Any]) -> Table:
             Text(_span(worker["in_state"])),
             Text(escape(str(worker["device"]))),
             Text("" if worker["private"] is None else format_size(worker["private"])),
+            Text("" if worker["vram"] is None else format_size(worker["vram"])),
             Text(escape(str(worker["connection"] or ""))),
         )
     return table

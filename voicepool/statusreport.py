@@ -8,9 +8,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import voicepool
-from voicepool import linux
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from voicepool.budgetspec import DeviceView
+    from voicepool.gpu import Gpu
     from voicepool.poolview import Snapshot, Totals, WorkerView
     from voicepool.supervisor import Supervisor
 
@@ -19,7 +22,6 @@ def status_report(supervisor: Supervisor) -> dict[str, Any]:
     """Everything an operator asks for, as builtin types. Sizes are bytes, times seconds."""
     now = asyncio.get_running_loop().time()
     view = supervisor.pool.snapshot()
-    memory = linux.host_memory()
     return {
         "server": _server(supervisor),
         "pool": {
@@ -29,13 +31,35 @@ def status_report(supervisor: Supervisor) -> dict[str, Any]:
         },
         "totals": _totals(view.totals),
         "memory": {
-            "host": {"total": memory.total, "used": memory.used},
-            "estimate": view.estimate.host,
-            "zygote": supervisor.probe.zygote,
+            "measured": view.proven,
+            "fits": view.room,
+            "binds": view.binding,
+            "driver": supervisor.probe.driver,
+            "devices": [device_report(device, supervisor.probe.gpus) for device in view.devices],
         },
         "workers": [
             {**_worker(worker, now), "pid": _pid(supervisor, worker)} for worker in view.workers
         ],
+    }
+
+
+def device_report(view: DeviceView, gpus: Mapping[str, Gpu]) -> dict[str, Any]:
+    """One device's account. `gpus`: what is known of each GPU besides, by device."""
+    gpu = gpus.get(view.device)
+    return {
+        "device": view.device,
+        "model": gpu.name if gpu else "RAM",
+        "uuid": gpu.uuid if gpu else None,
+        "total": view.total,
+        "others": view.others,
+        "zygote": view.zygote,
+        "reserved": view.reserved,
+        "reserve": view.reserve,
+        "cap": view.cap,
+        "per_worker": view.per_worker,
+        "workers": view.workers,
+        "fits": view.fits,
+        "missing": view.missing,
     }
 
 
@@ -99,6 +123,7 @@ def _worker(worker: WorkerView, now: float) -> dict[str, Any]:
         "age": round(now - worker.born, 3),
         "in_state": round(now - worker.since, 3),
         "private": worker.private,
+        "vram": worker.vram,
         "connection": worker.connection,
         "stale": worker.stale,
     }

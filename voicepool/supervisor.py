@@ -27,7 +27,7 @@ from voicepool.errors import ExitCode, IllegalEvent
 from voicepool.forker import Forker
 from voicepool.frontdoor import FrontDoor, Visitor, listen
 from voicepool.handles import WorkerHandle
-from voicepool.hostprobe import HostProbe, crew
+from voicepool.hostprobe import HostProbe
 from voicepool.logs import FloodGuard
 from voicepool.pool import Pool, Reason
 from voicepool.progress import Progress, never_fits, progress_of
@@ -86,9 +86,7 @@ class Supervisor:
         )
         self._waiting = WaitingRoom(lambda number: self._tell(pool.ConnectionLost(number)))
         self.forker = Forker(settings, runtime.path, self)
-        self.probe = HostProbe(
-            settings, self._tell, lambda: crew(self.pool.snapshot().workers, self._pid)
-        )
+        self.probe = HostProbe(settings, self._tell, self.pool.snapshot, self._pid)
         self.reception = Reception(
             access_rules(settings),
             self.door.farewells,
@@ -136,6 +134,8 @@ class Supervisor:
         report = status_report(self)
         states = report["pool"].pop("states")
         log.info("state", extra={**report["pool"], **states})
+        for device in report["memory"]["devices"]:
+            log.info("state of a device", extra=device)
         for worker in report["workers"]:
             log.info("state of a worker", extra=worker)
 
