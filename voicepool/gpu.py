@@ -85,7 +85,7 @@ def _named(gpus: Sequence[Gpu], name: str) -> list[Gpu]:
     whole = [
         gpu
         for gpu in gpus
-        if name in (gpu.index, gpu.index.partition(":")[0], gpu.uuid, gpu.parent)
+        if name and name in (gpu.index, gpu.index.partition(":")[0], gpu.uuid, gpu.parent)
     ]
     if whole or not name.startswith(("GPU-", "MIG-")):
         return whole
