@@ -64,9 +64,7 @@ class Exchange:
 
 class _Connection(asyncio.Protocol):
     def __init__(self, server: HttpServer) -> None:
-        self._connections = server.connections
-        self._handler = server.handle
-        self._faults = server.faults
+        self._server = server
         self._http = h11.Connection(h11.SERVER)
         self._request: h11.Request | None = None
         self._body = b""
@@ -75,10 +73,11 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._connections.add(self)
+        self._server.connections.add(self)
+        self._server.accepted += 1
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connections.discard(self)
+        self._server.connections.discard(self)
         if self._task is not None:
             self._task.cancel()
 
@@ -112,11 +111,11 @@ class _Connection(asyncio.Protocol):
     async def _answer(self) -> None:
         assert self._request is not None
         try:
-            await self._handler(Exchange(self, self._request, self._body))
+            await self._server.handle(Exchange(self, self._request, self._body))
         except asyncio.CancelledError:
             return
         except Exception as fault:  # noqa: BLE001 - shown at the server's end
-            self._faults.append(fault)
+            self._server.faults.append(fault)
             self.reset()
             return
         self._task = None
@@ -141,16 +140,14 @@ class HttpServer:
         self._stopped = asyncio.Event()
         self._thread: threading.Thread | None = None
         self.connections: set[_Connection] = set()
+        self.accepted = 0
+        """Connections so far."""
         self.faults: list[Exception] = []
         """What handlers raised; `stop` raises it again."""
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def open_connections(self) -> int:
-        return len(self.connections)
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request; cancelled when the client hangs up."""
