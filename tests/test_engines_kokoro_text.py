@@ -18,7 +18,7 @@ from voicepool.engines.kokoro import g2p, languages
 from voicepool.engines.kokoro.align import share_out
 from voicepool.engines.kokoro.g2p import Word
 from voicepool.engines.kokoro.library import library, quiet
-from voicepool.engines.kokoro.text import LONGEST_PORTION, portions, tokens
+from voicepool.engines.kokoro.text import LONGEST_PORTION, once, portions, tokens
 from voicepool.errors import ConfigError, EngineUnavailable
 
 ENGLISH = languages.LANGUAGES["a"]
@@ -92,6 +92,10 @@ def test_words_are_parted_from_their_marks() -> None:
         ("—", "", ""),
         ("", "$5.20", "!"),
     ]
+
+
+def test_a_row_of_marks_is_one() -> None:
+    assert once("nˈO!!!, jˈɛs……, zˈuu") == "nˈO!, jˈɛs…, zˈuu"
 
 
 # --- espeak's rules --------------------------------------------------------------------------
@@ -248,6 +252,13 @@ def test_the_lexicon_is_used_where_it_can_be(tagger: Path) -> None:
     assert by_word["well-known"] == "wˌɛlnˈOn"
     assert by_word["zorblaxes,"].startswith("zˈɔɹblæks")  # unknown: by rule
     assert g2p.build(ENGLISH, "espeak").kind == "espeak"
+
+
+def test_the_lexicon_does_not_read_marks_aloud(tagger: Path) -> None:
+    text = "well * no - yes"
+    words = g2p.build(ENGLISH, "misaki").pronounce(text)
+    assert said(words) == "wˈɛl nˈO — jˈɛs"
+    assert spelt(text, words) == ["well", "no", "yes"]
 
 
 def test_markup_for_the_lexicon_is_not_obeyed(tagger: Path) -> None:

@@ -60,7 +60,7 @@ def create(options: Mapping[str, Any]) -> KokoroSynthesizer:
 
 
 class KokoroSynthesizer:
-    """SpeechSynthesizer, Polyglot, Advising, Fetching."""
+    """SpeechSynthesizer, Polyglot, Checking, Advising, Fetching."""
 
     name = "kokoro"
     sample_rate = sound.RATE
@@ -87,6 +87,14 @@ class KokoroSynthesizer:
         return languages.of_voice(voice, _WHERE)
 
     # -- before the caller
+
+    def check(self) -> None:
+        """See Checking."""
+        for module, package in (("torch", "torch"), ("kokoro", "kokoro"), ("misaki", "misaki")):
+            engine_options.require_installed(module, package, "models")
+        self._source.locate(self._configured)
+        for language in self._languages.values():
+            g2p.check(language, self._options.g2p)
 
     def preload(self) -> None:
         located = self._source.locate(self._configured)  # in milliseconds; the imports take seconds

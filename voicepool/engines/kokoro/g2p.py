@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 from voicepool.engines.kokoro.align import share_out
 from voicepool.engines.kokoro.languages import Language
 from voicepool.engines.kokoro.library import library, quiet
-from voicepool.engines.kokoro.text import PAUSES, Token, tokens
+from voicepool.engines.kokoro.text import PAUSES, Token, once, tokens
 from voicepool.errors import ConfigError, EngineUnavailable
 
 log = logging.getLogger("voicepool.engines.kokoro")
@@ -71,11 +71,11 @@ def has_tagger() -> bool:
     return importlib.util.find_spec(TAGGER) is not None
 
 
-def build(language: Language, kind: Literal["auto"] | Kind) -> Pronouncer:
-    """The best pronouncer that is there, or the one that is asked for.
+def check(language: Language, kind: Literal["auto"] | Kind) -> None:
+    """Whether there is such a pronouncer; imports nothing.
 
-    Raises ConfigError for the lexicon of another language than English, EngineUnavailable where a
-    package is missing.
+    Raises ConfigError for the lexicon of another language than English, EngineUnavailable where
+    its tagger is missing.
     """
     if kind == "misaki" and not language.english:
         raise ConfigError(
@@ -86,6 +86,14 @@ def build(language: Language, kind: Literal["auto"] | Kind) -> Pronouncer:
             f'[tts] engine kokoro: g2p = "misaki" needs spaCy\'s {TAGGER}; '
             f"install it with: {INSTALL_TAGGER}"
         )
+
+
+def build(language: Language, kind: Literal["auto"] | Kind) -> Pronouncer:
+    """The best pronouncer that is there, or the one that is asked for.
+
+    Raises as `check` does, and EngineUnavailable where a package is missing.
+    """
+    check(language, kind)
     espeak = EspeakPronouncer(language)
     if language.english and kind != "espeak" and has_tagger():
         return LexiconPronouncer(language, espeak)
@@ -168,15 +176,15 @@ def _append(words: list[Word], token: Token, phonemes: str) -> None:
 
 def _espeak_backend(language: str) -> Any:
     backend = library("phonemizer.backend", "phonemizer")
-    quiet = logging.getLogger("voicepool.phonemizer")  # else it writes to stderr, and for each text
-    quiet.setLevel(logging.ERROR)
+    logger = logging.getLogger("voicepool.phonemizer")  # its own writes to stderr, for each text
+    logger.setLevel(logging.ERROR)
     return backend.EspeakBackend(
         language,
         punctuation_marks="\0",  # marks are ours: it sees none
         with_stress=True,
         tie="^",
         language_switch="remove-flags",
-        logger=quiet,
+        logger=logger,
     )
 
 
@@ -257,5 +265,7 @@ def _join(text: str, spoken: Sequence[Any]) -> list[Word]:
             phonemes[at] += (token.phonemes or "") + (" " if token.whitespace else "")
     words: list[Word] = []
     for token, said in zip(written, phonemes, strict=True):
-        _append(words, token, " ".join(said.split()) + " ")
+        # It reads lone marks aloud ("asterisk") that are only there to be seen.
+        clean = once(" ".join(said.split())) if token.core else token.before
+        _append(words, token, f"{clean} " if clean else "")
     return words

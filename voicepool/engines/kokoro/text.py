@@ -18,6 +18,7 @@ _TOKEN = re.compile(r"\S+")
 PAUSES = frozenset(".!?…,;:—")
 """Phonemes of the model that make a pause."""
 
+_ROW = re.compile(r"([.!?\u2026,;:\u2014\"()\u201c\u201d])\1+")
 _MARKS = (
     {mark: mark for mark in ';:,.!?—…"()“”'}
     | {"\u2013": "—", "«": "“", "»": "”", "„": "“", "[": "(", "{": "(", "]": ")", "}": ")"}
@@ -113,6 +114,10 @@ def _token(match: re.Match[str]) -> Token:
 
 
 def _marks(written: str) -> str:
-    """Marks as phonemes. Each takes its time in the sound, so a row of one is said once."""
-    marks = "".join(_MARKS[mark] for mark in written.replace("...", "…"))
-    return re.sub(r"(.)\1+", r"\1", marks)
+    """Marks as phonemes."""
+    return once("".join(_MARKS[mark] for mark in written.replace("...", "…")))
+
+
+def once(phonemes: str) -> str:
+    """Each mark takes its time in the sound, so a row of one is said once."""
+    return _ROW.sub(r"\1", phonemes)
