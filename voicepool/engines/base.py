@@ -7,6 +7,7 @@ Life of an engine object, the same for all four kinds:
     preload()          in the zygote, once: check that all that is needed is there, import libraries
                        and load what survives a fork into host memory. No thread, no CUDA context,
                        nothing that hangs in a child.
+    check()            in `voicepool doctor`, where `preload` would take long: judge as it would
     advise(callers)    in the zygote, after `preload`, where an engine has something to say
     load(device)       in the worker, in a thread: the rest. `device` is "host", or "cuda:0" for the
                        one GPU that this worker can see
@@ -54,13 +55,27 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class Checking(Protocol):
+    """An engine that can tell within seconds whether its `preload` and workers would find all that
+    they need. Of others `preload` itself takes no longer."""
+
+    def check(self) -> None:
+        """Look for packages, files and servers; load no model and import nothing heavy; blocks.
+
+        Raises EngineUnavailable and ConfigError as `preload` would, and another EngineError for
+        what a worker would wait for, such as a server that is away.
+        """
+
+
+@runtime_checkable
 class Advising(Protocol):
     """An engine that can tell an operator what would make it serve better."""
 
     def advise(self, callers: int) -> Sequence[str]:
         """What should be changed before `callers` talk at once: a line each, with the remedy.
 
-        In the zygote after `preload`, or in `voicepool doctor`; blocks for some seconds at most.
+        In the zygote after `preload`, or in `voicepool doctor` after a check; blocks for some
+        seconds at most.
         Raises nothing: a server that cannot be asked is a line too.
         """
 

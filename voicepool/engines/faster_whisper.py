@@ -102,7 +102,7 @@ def create(options: Mapping[str, Any]) -> WhisperRecognizer:
 
 
 class WhisperRecognizer:
-    """SpeechRecognizer and Fetching."""
+    """SpeechRecognizer, Checking and Fetching."""
 
     name = "faster_whisper"
 
@@ -116,6 +116,12 @@ class WhisperRecognizer:
 
     def fetch(self, report: hub.Report) -> None:
         self._source().fetch(report)
+
+    def check(self) -> None:
+        """See Checking. What a GPU supports, only a worker can tell."""
+        self._source().find()
+        if self._options.device == "cpu":
+            self._compute_type("cpu", 0)
 
     def preload(self) -> None:
         """Takes 1 s, and 0.4 s for each 100 MB of weights that are converted to 8 bits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
@@ -50,3 +51,11 @@ def require(module: str, package: str, extra: str) -> ModuleType:
             f"{package} cannot be imported ({error}); install it with: "
             f"pip install 'voicepool[{extra}]'"
         ) from error
+
+
+def require_installed(module: str, package: str, extra: str) -> None:
+    """The same without an import, for libraries whose import takes seconds."""
+    if importlib.util.find_spec(module) is None:
+        raise EngineUnavailable(
+            f"{package} is not installed; install it with: pip install 'voicepool[{extra}]'"
+        )

@@ -176,10 +176,11 @@ def build(choice: Choice) -> Engines:
     """
     from voicepool.engines.base import Engines
 
-    made = {stage: _create(stage, choice.tables[stage]) for stage in STAGES}
+    made = {stage: make(stage, choice.tables[stage]) for stage in STAGES}
     return Engines(**made)
 
 
-def _create(stage: str, table: Table) -> Any:
+def make(stage: str, table: Table) -> Any:
+    """The engine of one stage, as `build` does. `table` is complete, as a Choice has it."""
     module = importlib.import_module(ENGINES[stage][table["engine"]])
     return module.create({key: value for key, value in table.items() if key != "engine"})

@@ -67,7 +67,7 @@ _SERVERS_OPTIONS = frozenset({"min_p", "num_predict", *ollama.Options.model_fiel
 
 
 class OllamaModel:
-    """LanguageModel, Advising, Fetching."""
+    """LanguageModel, Checking, Advising, Fetching."""
 
     name = "ollama"
 
@@ -87,23 +87,28 @@ class OllamaModel:
 
     def preload(self) -> None:
         """Look whether the model is there. A server that is away is no failure: it may come."""
+        self._tls = httpx.create_ssl_context()
+        import_async_backend()
+        try:
+            self.check()
+        except ServerFailed as failure:
+            logger.warning("no look at the model server", extra={"reason": str(failure)})
+
+    def check(self) -> None:
+        """See Checking."""
         for option in self._options.options:
             if option not in _SERVERS_OPTIONS:
                 raise ConfigError(
                     f"{WHERE}: options: Ollama has no {option!r}; "
                     f"{nearest(option, _SERVERS_OPTIONS)}"
                 )
-        self._tls = httpx.create_ssl_context()
-        import_async_backend()
         with self._blocking_client(GLANCE) as client:
             try:
                 capabilities = client.show(self._options.model).capabilities
-            except Exception as error:  # noqa: BLE001 - _failure raises what has no meaning
+            except Exception as error:
                 if isinstance(error, ollama.ResponseError) and error.status_code == 404:
                     raise self._no_model(client) from None
-                failure = self._failure(error)
-                logger.warning("no look at the model server", extra={"reason": str(failure)})
-                return
+                raise self._failure(error) from error
         if self._options.think and capabilities is not None and "thinking" not in capabilities:
             raise ConfigError(
                 f"{WHERE}: {self._options.model} cannot think; set think = false, or a model "

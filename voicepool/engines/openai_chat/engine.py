@@ -73,6 +73,13 @@ class OpenAIModel:
         """Look whether the model is there. A server that is away is no failure: it may come."""
         import_async_backend()
         self._tls = httpx2.create_ssl_context()
+        try:
+            self.check()
+        except ServerFailed as failure:
+            logger.warning("no look at the model server", extra={"reason": str(failure)})
+
+    def check(self) -> None:
+        """See Checking."""
         with self._blocking_client(GLANCE) as client:
             try:
                 names = [model.id for model in client.models.list().data]
@@ -84,10 +91,8 @@ class OpenAIModel:
                 raise EngineUnavailable(str(self._explain(error))) from None
             except EngineUnavailable:
                 raise
-            except Exception as error:  # noqa: BLE001 - _failure raises what has no meaning
-                failure = self._failure(error)
-                logger.warning("no look at the model server", extra={"reason": str(failure)})
-                return
+            except Exception as error:
+                raise self._failure(error) from error
 
     def load(self, device: str) -> None:
         """Nothing but luck of the worker's own; the model is the server's."""
