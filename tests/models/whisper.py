@@ -60,7 +60,7 @@ def make(
     folder: Path,
     size: str = "test",
     *,
-    text: str = TEXT,
+    text: str | None = TEXT,
     language: str = "en",
     multilingual: bool = True,
     probability: float = 0.99,
@@ -70,11 +70,17 @@ def make(
     """Make a model in `folder`, in the files of Systran's repositories; returns the folder.
 
     It gives each token of `text` with `probability`, and `no_speech` as the probability that there
-    is none. `language` is what it detects. The weights are the same each time.
+    is none. `language` is what it detects. None as the text: what it says is random, and its
+    embeddings serve as projection too, as in all published models. The weights are the same each
+    time.
     """
-    vocabulary = _Vocabulary(text, multilingual, SIZES[size].width - 4)
+    vocabulary = _Vocabulary(text or TEXT, multilingual, SIZES[size].width - 4)
     spec = _architecture(SIZES[size], len(vocabulary.tokens))
-    _script(spec.decoder, vocabulary, language, probability, no_speech)
+    if text is None:
+        tied = _Random(SIZES[size].width)(len(vocabulary.tokens), SIZES[size].width)
+        spec.decoder.embeddings.weight, spec.decoder.projection.weight = tied, tied.copy()
+    else:
+        _script(spec.decoder, vocabulary, language, probability, no_speech)
     spec.register_vocabulary(vocabulary.tokens)
     spec.config.suppress_ids = []
     spec.config.suppress_ids_begin = []
@@ -216,6 +222,10 @@ class _Random:
         self.linear(layer.linear_1, 4 * self._width, self._width, scale)
 
 
+_RELUCTANCE = 20
+"""Of a text to end, as a logit."""
+
+
 def _script(
     decoder: Any, vocabulary: _Vocabulary, language: str, probability: float, no_speech: float
 ) -> None:
@@ -231,6 +241,11 @@ def _script(
     for (token, successor), direction in zip(itertools.pairwise(chain), directions, strict=False):
         embeddings[token] = direction
         projection[successor] += _towards(direction, probability, tokens)
+    # Nowhere but after the last word may the text end: a beam search takes whatever ends early.
+    bias = np.zeros(tokens, np.float32)
+    bias[chain[-1]] = -_RELUCTANCE
+    decoder.projection.bias = bias
+    projection[chain[-1]] += directions[len(chain) - 2] * np.float32(_RELUCTANCE / math.sqrt(width))
 
 
 def _directions(count: int, width: int) -> Array:

@@ -58,10 +58,10 @@ SHORTEST_INTERVAL: Final = 0.5
 
 MOST_PROMPT: Final = 2000
 """Characters; Whisper keeps the last 223 tokens."""
-MOST_TOKENS: Final = 220
-"""Of one window: with the longest prompt they fill the decoder's 448 positions."""
 _TOKENS_AT_LEAST, _TOKENS_PER_SECOND = 24, 40
 """Nobody speaks so fast, even in scripts where a letter takes three tokens."""
+_MOST_NEW_TOKENS: Final = 220
+"""That the library can be told: with the longest prompt they fill the decoder's 448 positions."""
 
 
 class Options(msgspec.Struct):
@@ -172,8 +172,9 @@ class WhisperRecognizer:
             raise EngineError(f"faster-whisper failed with {type(error).__name__}") from error
 
     def _transcribe(self, sound: Samples, language: str | None, prompt: str) -> Heard:
-        seconds = len(sound) / INPUT_RATE
-        most = min(MOST_TOKENS, _TOKENS_AT_LEAST + int(_TOKENS_PER_SECOND * seconds))
+        # Twice: of what the library allows, prompt and all, CTranslate2 uses half. In more than
+        # two seconds there may be as many tokens as it takes by itself, 224.
+        most = 2 * (_TOKENS_AT_LEAST + _TOKENS_PER_SECOND * len(sound) // INPUT_RATE)
         segments, _ = self._model.transcribe(
             sound,
             # Detection as for a change of language within a file ("multilingual") uses the one
@@ -186,7 +187,7 @@ class WhisperRecognizer:
             condition_on_previous_text=False,
             without_timestamps=True,
             vad_filter=False,
-            max_new_tokens=most,
+            max_new_tokens=most if most <= _MOST_NEW_TOKENS else None,
         )
         heard = [_heard(segment) for segment in segments]  # a window gives one, or none
         return heard[0] if heard else NOTHING

@@ -23,6 +23,15 @@ DEADLINE = 20.0
 """Seconds in which the Hub has to answer what a repository holds."""
 
 
+def is_repository(name: str) -> bool:
+    """Whether a repository could have this name."""
+    try:
+        _library("utils").validate_repo_id(name)
+    except _library("errors").HFValidationError:
+        return False
+    return True
+
+
 def find(repo: str, name: str, *, cache: str = "") -> Path | None:
     """Where a repository's file is on this machine, None if it is not. Asks nobody."""
     found = _library().try_to_load_from_cache(repo, name, cache_dir=cache or None)
@@ -58,8 +67,10 @@ def fetch(
         raise EngineUnavailable(f"{label}: {_explain(repo, error)}") from error
 
 
-def _library() -> Any:
-    return engine_options.require("huggingface_hub", "huggingface-hub", "models")
+def _library(part: str = "") -> Any:
+    """The library or a part of it, of which it imports none by itself."""
+    module = f"huggingface_hub.{part}" if part else "huggingface_hub"
+    return engine_options.require(module, "huggingface-hub", "models")
 
 
 def _sizes(repo: str) -> dict[str, int | None]:
@@ -109,7 +120,7 @@ def _meter(tell: Callable[[int], None]) -> type:
 
 def _explain(repo: str, error: Exception) -> str:
     """What has gone wrong, and the remedy."""
-    errors = _library().errors
+    errors = _library("errors")
     if isinstance(error, errors.GatedRepoError):
         return f"{repo} is for those who accept its terms on the Hub and set HF_TOKEN"
     if isinstance(error, errors.RepositoryNotFoundError):

@@ -27,18 +27,16 @@ class Pace:
 
     @property
     def interval(self) -> float:
-        """Seconds between the beginnings of two transcripts.
+        """Seconds between the beginnings of two transcripts, for a share above 0.
 
         By the latest cost where that is above the smoothed one: a machine that has just become
         busy is relieved at once.
         """
-        if not self._share:
-            return float("inf")
         return max(self._shortest, max(self._cost, self._latest) / self._share)
 
     def due(self, now: float) -> bool:
         """Whether a partial transcript may begin."""
-        return now - self._began >= self.interval
+        return self._share > 0 and now - self._began >= self.interval
 
     def spent(self, began: float, ended: float) -> None:
         """A transcript was made, partial or final: neither shall crowd the thread."""

@@ -79,18 +79,18 @@ class Source:
 
 
 def _repository(model: str) -> str:
-    if not (model.startswith((".", "~", "/")) or model.count("/") > 1):
-        if "/" in model:
-            return model
-        utils: Any = engine_options.require("faster_whisper.utils", "faster-whisper", "models")
-        # The library has no public way from a name to its repository.
-        if model in utils._MODELS:
-            return str(utils._MODELS[model])
-        raise ConfigError(
-            f"[stt] engine faster_whisper: model {model!r} does not exist; "
-            f"{engine_options.nearest(model, utils.available_models())}"
-        )
-    raise ConfigError(f"[stt] engine faster_whisper: model: there is no folder {model!r}")
+    utils: Any = engine_options.require("faster_whisper.utils", "faster-whisper", "models")
+    # The library has no public way from a name to its repository.
+    if model in utils._MODELS:
+        return str(utils._MODELS[model])
+    if "/" not in model:
+        known = utils.available_models()
+        problem = f"{model!r} does not exist; {engine_options.nearest(model, known)}"
+    elif hub.is_repository(model):
+        return model
+    else:
+        problem = f"there is no folder {model!r}"
+    raise ConfigError(f"[stt] engine faster_whisper: model: {problem}")
 
 
 class ModelFiles:

@@ -120,7 +120,8 @@ class WhisperStream:
         return " ".join(window.text for window in windows if window.text)
 
     def _listen(self) -> None:
-        """Hear all that follows the closed windows."""
+        """Hear all that has not been heard for good."""
+        self._close_windows()  # which a failure may have left open
         self._latest = self._timed(self._sound()) if self._length >= SHORTEST else NOTHING
 
     def _close_windows(self) -> None:

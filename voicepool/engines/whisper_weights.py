@@ -71,9 +71,10 @@ def to_int8(source: Path) -> int | None:
 
 
 def _is_matrix(variable: _Variable) -> bool:
-    """Layer normalisation, biases and positions are vectors, or have other names."""
+    """Layer normalisation, biases and positions are vectors, or have other names; convolutions
+    stay as they are when CTranslate2 converts a model that it loads."""
     return (
-        variable.name.endswith("/weight") and len(variable.shape) > 1 and variable.type in _FLOATS
+        variable.name.endswith("/weight") and len(variable.shape) == 2 and variable.type in _FLOATS
     )
 
 
