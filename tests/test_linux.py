@@ -287,3 +287,19 @@ def test_cgroup_limit(tmp_path: Path, files: dict[str, str], expected: Reading |
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     assert linux._read_cgroup(tmp_path) == expected
+
+
+def test_control_groups_from_the_innermost_to_the_topmost(tmp_path: Path) -> None:
+    membership = tmp_path / "cgroup"
+    membership.write_text("4:memory:/other\n0::/a.slice/b.service\n")
+    found = list(linux.cgroups(tmp_path, membership))
+    assert found == [tmp_path / "a.slice/b.service", tmp_path / "a.slice", tmp_path]
+
+
+def test_a_container_sees_its_own_group_as_the_topmost(tmp_path: Path) -> None:
+    membership = tmp_path / "cgroup"
+    membership.write_text("0::/\n")
+    assert list(linux.cgroups(tmp_path, membership)) == [tmp_path]
+    membership.write_text("4:memory:/old\n")
+    assert not list(linux.cgroups(tmp_path, membership))
+    assert not list(linux.cgroups(tmp_path, tmp_path / "none"))

@@ -195,26 +195,31 @@ def host_memory() -> Reading:
     return cgroup
 
 
+def cgroups(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> Iterator[Path]:
+    """The folders of the control groups (v2) that this process is in, the innermost first.
+
+    Also the topmost one: a machine's has no limits, but what a container sees there is its own
+    group, with the container's.
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        if line.startswith("0::"):
+            group = root / line[3:].lstrip("/")
+            yield group
+            while group != root and root in group.parents:
+                group = group.parent
+                yield group
+
+
 def _cgroup_memory() -> Reading | None:
     """The tightest memory.max above this process, cgroup v2; None where there is no limit."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return None
-    unified = next((line[3:] for line in lines if line.startswith("0::")), None)
-    if unified is None:
-        return None
-    tightest: Reading | None = None
-    root = Path("/sys/fs/cgroup")
-    group = root / unified.lstrip("/")
-    while group != root and root in group.parents:
-        reading = _read_cgroup(group)
-        if reading and (
-            tightest is None or reading.total - reading.used < tightest.total - tightest.used
-        ):
-            tightest = reading
-        group = group.parent
-    return tightest
+    readings = filter(None, map(_read_cgroup, cgroups()))
+    return min(readings, key=lambda reading: reading.total - reading.used, default=None)
 
 
 def _read_cgroup(group: Path) -> Reading | None:
