@@ -50,6 +50,14 @@ class Pullable:
     """Bytes after which the download fails."""
 
 
+THINKER = ("completion", "tools", "thinking")
+
+
+def serving(*, capabilities: tuple[str, ...] = THINKER, **script: Any) -> OllamaServer:
+    """A server whose one model, llama3.2, follows a Script of these fields."""
+    return OllamaServer({"llama3.2": Model(Script(**script), capabilities)})
+
+
 class OllamaServer(LlmServer):
     """Ollama with these models; `slots` is its OLLAMA_NUM_PARALLEL."""
 
@@ -70,6 +78,11 @@ class OllamaServer(LlmServer):
         self.loaded: dict[str, Mapping[str, Any]] = {}
         self.keep_alive: dict[str, Any] = {}
         """What the last request for a model said."""
+
+    @property
+    def chats(self) -> list[Mapping[str, Any]]:
+        """The bodies of all chat requests."""
+        return [body for path, body in self.requests if path == "/api/chat"]
 
     def start(self, port: int | None = None) -> OllamaServer:
         self.loaded.clear()
@@ -180,7 +193,9 @@ class OllamaServer(LlmServer):
             parts.append(self._part(exchange, "", thinking=script.thinking))
         if streams and parts:
             _send(exchange, parts[0])
-        async for token in self.paced(script, generation, pieces[: script.dies_after]):
+        async for token in self.paced(
+            script, generation, pieces[: script.dies_after if dies else None]
+        ):
             parts.append(self._part(exchange, token))
             if streams:
                 _send(exchange, parts[-1])

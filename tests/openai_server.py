@@ -118,7 +118,7 @@ class OpenAIServer(LlmServer):
         _delta(exchange, {"role": "assistant", "content": ""})
         if script.thinking:
             _delta(exchange, {"reasoning_content": script.thinking})
-        async for token in self.paced(script, generation, pieces[: script.dies_after]):
+        async for token in self.paced(script, generation, pieces[: script.dies_after if dies else None]):
             _delta(exchange, {"content": token})
         if dies:
             _die(exchange, script)

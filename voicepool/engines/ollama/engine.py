@@ -311,8 +311,11 @@ class OllamaModel:
 
     async def _at_once(self, callers: int) -> bool:
         """Whether the last of several replies has begun before the first one is over."""
-        async with asyncio.timeout(PROBE):
-            spans = await asyncio.gather(*(self._span() for _ in range(callers)))
+        try:
+            async with asyncio.timeout(PROBE):
+                spans = await asyncio.gather(*(self._span() for _ in range(callers)))
+        finally:
+            await self.aclose()
         return max(begun for begun, _ in spans) < min(ended for _, ended in spans)
 
     async def _span(self) -> tuple[float, float]:
