@@ -15,29 +15,18 @@ import faster_whisper as library
 import numpy as np
 import pytest
 
-from tests.hub import Hub
 from tests.models import whisper
 from tests.speech import noisy, pieces, say
+from tests.whisper_engine import loaded
 from voicepool.engines import base
 from voicepool.engines import faster_whisper as engine
 from voicepool.engines.base import INPUT_RATE, Samples
 from voicepool.errors import ConfigError, EngineError, EngineUnavailable
 
-FILES = ("config.json", "model.bin", "preprocessor_config.json", "tokenizer.json")
-REPO = "Systran/faster-whisper-base"
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return whisper.make(tmp_path_factory.mktemp("whisper"))
-
-
-def loaded(model: Path, **options: Any) -> engine.WhisperRecognizer:
-    recognizer = engine.create({"model": str(model), "device": "cpu", **options})
-    recognizer.preload()
-    recognizer.load("host")
-    recognizer.warm_up()
-    return recognizer
 
 
 @pytest.fixture(scope="module")
@@ -253,17 +242,14 @@ def test_mistakes_in_options_name_the_remedy(options: dict[str, Any], message: s
         engine.create(options)
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ("bsae", r"model: 'bsae' does not exist; did you mean 'base'\?"),
-        ("./nowhere", r"model: there is no folder './nowhere'"),
-        ("some one/x", r"model: there is no folder 'some one/x'"),
-    ],
-)
-def test_unknown_models_stop_the_start(model: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        engine.create({"model": model}).preload()
+def test_a_check_finds_what_a_start_would(folder: Path) -> None:
+    sound = engine.create({"model": str(folder), "device": "cpu"})
+    assert isinstance(sound, base.Checking)
+    sound.check()
+    with pytest.raises(ConfigError, match="float16"):
+        engine.create({"model": str(folder), "device": "cpu", "compute_type": "float16"}).check()
+    with pytest.raises(EngineUnavailable, match="voicepool prefetch"):
+        engine.create({"model": "someone/absent"}).check()
 
 
 def test_a_compute_type_is_checked_before_the_fork_where_that_can_be(folder: Path) -> None:
@@ -289,48 +275,6 @@ def test_a_gpu_that_is_not_there_is_reported(folder: Path) -> None:
     if not ctranslate2.get_cuda_device_count():
         with pytest.raises(EngineUnavailable, match=r"cannot use cuda: .*run `voicepool doctor`"):
             recognizer.load("cuda:0")
-
-
-def test_a_missing_model_names_file_repository_and_command(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recognizer = engine.create({"model": "base", "download_root": str(tmp_path)})
-    with pytest.raises(
-        EngineUnavailable,
-        match=r"model.bin of the model 'base' \(Systran/faster-whisper-base\).*voicepool prefetch",
-    ):
-        recognizer.preload()
-
-
-@pytest.mark.parametrize("name", ["model.bin", "tokenizer.json", "config.json"])
-def test_a_folder_without_a_file_is_reported(folder: Path, tmp_path: Path, name: str) -> None:
-    for path in folder.iterdir():
-        if path.name != name:
-            (tmp_path / path.name).symlink_to(path)
-    with pytest.raises(EngineUnavailable, match=f"has no {name}; convert the model with"):
-        engine.create({"model": str(tmp_path)}).preload()
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("model.bin", "cannot load the model .*voicepool prefetch"),
-        ("tokenizer.json", "tokenizer.json cannot be read .*voicepool prefetch"),
-    ],
-)
-def test_a_broken_file_is_reported(folder: Path, tmp_path: Path, name: str, message: str) -> None:
-    for path in folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes()[: 5000 if path.name == name else None])
-    with pytest.raises(EngineUnavailable, match=message):
-        loaded(tmp_path)
-
-
-def test_features_of_another_model_are_reported(folder: Path, tmp_path: Path) -> None:
-    for path in folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"feature_size": 128}))
-    with pytest.raises(EngineUnavailable, match=r"preprocessor_config.json is .* another model's"):
-        loaded(tmp_path)
 
 
 def test_a_failure_does_not_quote_the_caller(
@@ -365,44 +309,12 @@ def test_nothing_is_logged_of_a_call(
     assert caplog.records == []
 
 
-# --- downloads -------------------------------------------------------------------------------
-
-
-def test_prefetch_brings_what_preload_needs(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speech: Samples
-) -> None:
-    files = {path.name: path.read_bytes() for path in folder.iterdir()} | {"README.md": b"#"}
-    recognizer = engine.create({"model": "base", "device": "cpu"})
-    assert isinstance(recognizer, base.Fetching)
-    told: list[base.Download] = []
-    with Hub({REPO: files}) as hub:
-        hub.use(monkeypatch, tmp_path)
-        recognizer.fetch(told.append)
-    assert {it.name for it in told} == {
-        f"faster-whisper base: {name}" for name in (*FILES, "vocabulary.json")
-    }
-    assert all(
-        any(it.name == name and it.done == it.total for it in told)
-        for name in {it.name for it in told}
-    )
-    recognizer.preload()
-    recognizer.load("host")
-    stream = recognizer.stream()
-    stream.feed(speech)
-    assert stream.finish().text == whisper.TEXT
-
-
-def test_a_folder_needs_no_download(folder: Path) -> None:
-    told: list[base.Download] = []
-    engine.create({"model": str(folder)}).fetch(told.append)
-    assert told == []
-
-
 # --- forks -----------------------------------------------------------------------------------
 
 SCRIPT = r"""
 import gc, json, os, sys, threading
 from tests.speech import noisy, pieces, say
+from tests.whisper_engine import loaded
 from voicepool import linux
 from voicepool.engines import faster_whisper as engine
 

@@ -32,7 +32,7 @@ class Source:
         Raises ConfigError for what is none of them, EngineUnavailable without faster-whisper.
         """
         self._model = model
-        self._cache = cache
+        self._cache = str(Path(cache).expanduser()) if cache else ""
         path = Path(model).expanduser()
         self._folder = path if path.is_dir() else None
         self.repository = "" if self._folder else _repository(model)
