@@ -74,6 +74,19 @@ def test_the_life_of_all_engines() -> None:
     ]
 
 
+def test_an_engines_advice_is_logged_once_before_any_fork(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Wise(ScriptedModel):
+        def advise(self, callers: int) -> list[str]:
+            return [f"make room for {callers}"]
+
+    with caplog.at_level("WARNING", "voicepool.speech"):
+        SpeechApp(instruments(llm=Wise(lambda _: [])), callers=3).preload()
+    (record,) = caplog.records
+    assert (record.message, vars(record)["advice"]) == ("advice", "make room for 3")
+
+
 async def test_rehearsals_are_real_calls_that_leave_nothing_for_the_caller() -> None:
     app = create(Settings(profile="embedded"))
     app.preload()

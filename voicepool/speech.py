@@ -20,12 +20,14 @@ from voicepool import logs, rehearsal
 from voicepool.app import caller
 from voicepool.config import Settings
 from voicepool.engines import registry
-from voicepool.engines.base import Engines
+from voicepool.engines.base import Advising, Engines
 from voicepool.pipeline import SpeechPipelineManager
 from voicepool.session import Session
 from voicepool.wire.realtime.client import MAX_MESSAGE_BYTES
 from voicepool.wire.realtime.config import DEFAULT_MODEL, Defaults
 from voicepool.wire.realtime.protocol import RealtimeProtocol
+
+log = logging.getLogger("voicepool.speech")
 
 PATHS = ("/v1/realtime", "/realtime")
 SUBPROTOCOL = "realtime"
@@ -38,15 +40,19 @@ def create(settings: Settings | None = None) -> SpeechApp:
     """The app for these settings. Raises ConfigError, EngineUnavailable."""
     settings = settings or Settings()
     choice = registry.resolve_profile(settings.profile, settings.engines)
-    return SpeechApp(registry.build(choice), call_limit=settings.call_limit)
+    return SpeechApp(
+        registry.build(choice), call_limit=settings.call_limit, callers=settings.max_connections
+    )
 
 
 class SpeechApp:
     """Speech over the Realtime protocol, see `app.App`, `app.Rehearsing` and `app.Negotiating`."""
 
-    def __init__(self, engines: Engines, *, call_limit: float = 3600.0) -> None:
+    def __init__(self, engines: Engines, *, call_limit: float = 3600.0, callers: int = 1) -> None:
+        """`callers`: how many may call at once, which engines may have advice about."""
         self._engines = engines
         self._call_limit = call_limit
+        self._callers = callers
 
     @property
     def paths(self) -> Sequence[str]:
@@ -66,6 +72,10 @@ class SpeechApp:
         for engine in self._all():
             engine.preload()
         rehearsal.preload()
+        for engine in self._all():
+            if isinstance(engine, Advising):
+                for line in engine.advise(self._callers):
+                    log.warning("advice", extra={"engine": engine.name, "advice": line})
 
     def load(self, device: str) -> None:
         for engine in self._all():
