@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.nvml.driver import Card, Driver
 from tests.pools import PoolServer
 
 # A shell that runs the suite in the background lets it ignore SIGINT, and every process that a test
@@ -35,3 +36,16 @@ def start_pool(tmp_path: Path) -> Iterator[Callable[..., PoolServer]]:
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.fixture
+def install_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Driver]:
+    """Gives the processes that this test starts an NVIDIA driver with these cards."""
+
+    def install(*cards: Card) -> Driver:
+        driver = Driver(tmp_path / "nvml", list(cards))
+        for name, value in driver.environ.items():
+            monkeypatch.setenv(name, value)
+        return driver
+
+    return install

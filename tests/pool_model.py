@@ -70,6 +70,7 @@ class Process:
     measured: bool = False
     weighed: bool = False
     awaits_weighing: bool = False
+    inscrutable: bool = False
 
     def reserved(self, device: str) -> int:
         if device not in (HOST, self.device):
@@ -80,6 +81,13 @@ class Process:
         if device == HOST:
             return self.private
         return self.vram if device == self.device else 0
+
+    def explains(self, device: str) -> int | None:
+        """What of a device's use is put down to it; None while it loads."""
+        told = self.told(device)
+        if told is None and self.inscrutable and device != HOST:
+            return self.reserved(device)
+        return told
 
 
 @dataclass
@@ -213,13 +221,13 @@ class World:
                 readings[device] = None
                 continue
             zygote = self.zygote if device == HOST else 0
-            told = [process.told(device) for process in self.processes.values()]
-            ours = zygote + sum(used or 0 for used in told)
+            explained = [process.explains(device) for process in self.processes.values()]
+            ours = zygote + sum(used or 0 for used in explained)
             readings[device] = Reading(TOTAL, self.others[device] + ours)
             loading = sum(
                 process.reserved(device)
                 for process in self.processes.values()
-                if process.told(device) is None
+                if process.explains(device) is None
             )
             self.read_others[device] = self.others[device]
             self.read_surely[device] = max(0, self.others[device] - loading)
@@ -294,6 +302,7 @@ class World:
 
     def weigh(self, process: Process, vram: int | None) -> None:
         process.awaits_weighing = False
+        process.inscrutable = vram is None
         if vram is None:
             return
         process.vram = vram

@@ -59,8 +59,16 @@ def test_who_is_not_listed_beside_others_who_are_has_nothing() -> None:
 
 
 def test_a_listed_process_without_a_figure_is_unknown() -> None:
-    seen = Story().see(gpu(1_000, {101: None, 102: 5}), "idle", "idle")
+    story = Story()
+    story.see(gpu(1_000, {101: 900, 102: 5}), "idle", "idle")
+    seen = story.see(gpu(1_000, {101: None, 102: 5}), "idle", "idle")
     assert seen == Weights({1: None, 2: 5}, guessed=False)
+
+
+def test_a_list_without_figures_is_as_good_as_none() -> None:
+    story = Story()
+    story.see(gpu(0, {}))
+    assert story.see(gpu(3_000, {101: None}), "idle") == Weights({1: 3_000}, guessed=True)
 
 
 def test_on_a_gpu_that_cannot_be_read_nobody_can_tell() -> None:

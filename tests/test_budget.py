@@ -224,6 +224,18 @@ def test_others_on_a_gpu_are_what_our_workers_do_not_explain() -> None:
     assert (gpu.others, gpu.reserved, gpu.workers, gpu.fits) == (8 * GB, 3 * GB, 1, 4)
 
 
+def test_one_that_nobody_can_weigh_is_taken_to_fill_its_reservation() -> None:
+    made = on_gpu(Cost(0, 4 * GB), 24 * GB)
+    made.reserve(1, "cuda:0")
+    made.measure(1, 0, warm=True)
+    seen = {HOST: Reading(64 * GB, 0), "cuda:0": Reading(24 * GB, 5 * GB)}
+    made.update(seen, 0)
+    assert made.free("cuda:0") == 15 * GB, "it is to be weighed yet: what is used is others'"
+    made.weigh(1, None, warm=False)
+    made.update(seen, 0)
+    assert made.free("cuda:0") == 19 * GB, "it is not counted twice"
+
+
 def test_memory_that_a_driver_still_counts_for_the_dead_is_others_until_it_is_free() -> None:
     made = on_gpu(Cost(0, 4 * GB), 8 * GB)
     for worker in (1, 2):

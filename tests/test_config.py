@@ -130,6 +130,22 @@ def test_what_kubernetes_says_about_a_service_of_our_name_is_ignored(cwd: Path) 
     assert "VOICEPOOL_PORT" in complaint(cwd, environ={"VOICEPOOL_PORT": "tcp://10.0.0.1:8000"})
 
 
+def test_what_cuda_may_see_is_what_voicepool_was_started_with(cwd: Path) -> None:
+    assert load({}, {}, cwd).settings.visible_gpus is None
+    assert load({}, {"CUDA_VISIBLE_DEVICES": ""}, cwd).settings.visible_gpus == ""
+    assert load({}, {"CUDA_VISIBLE_DEVICES": "1"}, cwd).settings.visible_gpus == "1"
+
+
+@pytest.mark.parametrize("gpus", ["auto", "none", "0", "0,1", "0:1, GPU-5a-b", "MIG-GPU-5a/1/0"])
+def test_ways_to_name_gpus(cwd: Path, gpus: str) -> None:
+    assert load({"gpus": gpus}, {}, cwd).settings.gpus == gpus
+
+
+@pytest.mark.parametrize("gpus", ["", "all", "0,", "auto,1", "-1", "cuda:0"])
+def test_gpus_that_are_named_wrongly(cwd: Path, gpus: str) -> None:
+    assert "gpus (--gpus): expected auto, none, or a list" in complaint(cwd, {"gpus": gpus})
+
+
 # --- sizing ----------------------------------------------------------------------------------
 
 
@@ -302,6 +318,10 @@ def test_a_key_of_the_wrong_type_is_never_repeated(cwd: Path) -> None:
         (
             {"ram_soft_limit": "2GB", "ram_hard_limit": "1GB"},
             "ram_hard_limit (--ram-hard-limit) must not be below",
+        ),
+        (
+            {"vram_soft_limit": "2GB", "vram_hard_limit": "1GB"},
+            "vram_hard_limit (--vram-hard-limit) must not be below",
         ),
         ({"trusted_proxies": "10.0.0.0/8,proxy"}, "trusted_proxies (--trusted-proxies): 'proxy'"),
         ({"app": "module"}, "app (--app): expected package.module:factory, got 'module'"),

@@ -7,30 +7,17 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
 from tests.nvml.driver import GB, NOT_LOADED, Card, Driver
-from voicepool import gpuprobe
+from voicepool import commands, gpuprobe
+from voicepool.config import Settings
 from voicepool.errors import ConfigError
 from voicepool.gpu import Gpu, chosen, listing, usable, visible
 from voicepool.gpuprobe import GpuProbe, survey
 
-Make = Callable[..., Driver]
-
-
-@pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Makes the driver of this test's processes."""
-
-    def driver(*cards: Card) -> Driver:
-        made = Driver(tmp_path / "nvml", list(cards))
-        for name, value in made.environ.items():
-            monkeypatch.setenv(name, value)
-        return made
-
-    return driver
+Install = Callable[..., Driver]
 
 
 @asynccontextmanager
@@ -45,16 +32,16 @@ async def probing() -> AsyncIterator[GpuProbe]:
 # --- what NVML tells -----------------------------------------------------------------------------
 
 
-def test_a_gpu_and_its_processes(make: Make) -> None:
-    driver = make(Card("GPU-a", 24 * GB, others=GB))
+def test_a_gpu_and_its_processes(install_driver: Install) -> None:
+    driver = install_driver(Card("GPU-a", 24 * GB, others=GB))
     driver.allocate("GPU-a", 3 * GB)
     seen = survey()
     assert (seen.driver, seen.lost, seen.error) == ("550.54.15", 0, "")
     assert seen.gpus == (Gpu("GPU-a", "0", "NVIDIA A10G", 24 * GB, 4 * GB, {os.getpid(): 3 * GB}),)
 
 
-def test_what_the_dead_had_is_forgotten(make: Make) -> None:
-    driver = make(Card("GPU-a", 24 * GB))
+def test_what_the_dead_had_is_forgotten(install_driver: Install) -> None:
+    driver = install_driver(Card("GPU-a", 24 * GB))
     dead = os.spawnlp(os.P_NOWAIT, "true", "true")
     driver.allocate("GPU-a", GB, dead)
     os.waitid(os.P_PID, dead, os.WEXITED | os.WNOWAIT)
@@ -62,8 +49,8 @@ def test_what_the_dead_had_is_forgotten(make: Make) -> None:
     os.waitpid(dead, 0)
 
 
-def test_a_gpu_that_is_split_stands_for_its_instances(make: Make) -> None:
-    make(
+def test_a_gpu_that_is_split_stands_for_its_instances(install_driver: Install) -> None:
+    install_driver(
         Card("GPU-a", 40 * GB, name="NVIDIA A100"),
         Card("MIG-x", 5 * GB, parent=0, name="NVIDIA A100 MIG 1g.5gb"),
         Card("MIG-y", 5 * GB, parent=0, name="NVIDIA A100 MIG 1g.5gb", others=GB),
@@ -76,8 +63,8 @@ def test_a_gpu_that_is_split_stands_for_its_instances(make: Make) -> None:
 
 
 @pytest.mark.parametrize("pids", ["unsupported", "nameless"])
-def test_processes_that_the_driver_does_not_tell_about(make: Make, pids: str) -> None:
-    driver = make(Card("GPU-a", 24 * GB))
+def test_processes_that_the_driver_does_not_tell_about(install_driver: Install, pids: str) -> None:
+    driver = install_driver(Card("GPU-a", 24 * GB))
     driver.pids = pids  # type: ignore[assignment]
     driver.say()
     driver.allocate("GPU-a", GB)
@@ -86,8 +73,8 @@ def test_processes_that_the_driver_does_not_tell_about(make: Make, pids: str) ->
 
 
 @pytest.mark.parametrize(("code", "mode"), [(0, "default"), (2, "prohibited"), (3, "exclusive")])
-def test_the_compute_mode(make: Make, code: int, mode: str) -> None:
-    make(Card("GPU-a", GB, mode=code))
+def test_the_compute_mode(install_driver: Install, code: int, mode: str) -> None:
+    install_driver(Card("GPU-a", GB, mode=code))
     assert survey().gpus[0].compute_mode == mode
 
 
@@ -95,27 +82,27 @@ def test_without_a_driver() -> None:
     assert survey().error == "no NVIDIA driver is installed (there is no libnvidia-ml.so.1)"
 
 
-def test_with_a_driver_that_is_not_loaded(make: Make) -> None:
-    driver = make(Card("GPU-a", GB))
+def test_with_a_driver_that_is_not_loaded(install_driver: Install) -> None:
+    driver = install_driver(Card("GPU-a", GB))
     driver.fail = NOT_LOADED
     driver.say()
     assert survey().error == "the NVIDIA driver is not loaded"
 
 
-def test_with_a_driver_and_no_gpu(make: Make) -> None:
-    make()
+def test_with_a_driver_and_no_gpu(install_driver: Install) -> None:
+    install_driver()
     seen = survey()
     assert (seen.gpus, seen.error) == ((), "")
 
 
-def test_a_lost_gpu_is_counted_and_the_others_are_told(make: Make) -> None:
-    make(Card("GPU-a", GB, lost=True), Card("GPU-b", GB))
+def test_a_lost_gpu_is_counted_and_the_others_are_told(install_driver: Install) -> None:
+    install_driver(Card("GPU-a", GB, lost=True), Card("GPU-b", GB))
     seen = survey()
     assert (seen.lost, [gpu.uuid for gpu in seen.gpus]) == (1, ["GPU-b"])
 
 
-def test_a_driver_that_hangs_is_given_up(make: Make) -> None:
-    driver = make(Card("GPU-a", GB))
+def test_a_driver_that_hangs_is_given_up(install_driver: Install) -> None:
+    driver = install_driver(Card("GPU-a", GB))
     driver.hang = True
     driver.say()
     assert survey(0.3).error == "the GPU probe did not answer"
@@ -124,8 +111,8 @@ def test_a_driver_that_hangs_is_given_up(make: Make) -> None:
 # --- the probe of a server -----------------------------------------------------------------------
 
 
-async def test_the_probe_looks_again_and_again_with_one_process(make: Make) -> None:
-    driver = make(Card("GPU-a", 8 * GB))
+async def test_the_probe_looks_again_and_again_with_one_process(install_driver: Install) -> None:
+    driver = install_driver(Card("GPU-a", 8 * GB))
     async with probing() as probe:
         assert (await probe.look()).gpus[0].used == 0
         pid = probe.pid
@@ -137,10 +124,10 @@ async def test_the_probe_looks_again_and_again_with_one_process(make: Make) -> N
 
 
 async def test_a_gpu_that_was_lost_is_seen_again_by_the_next_process(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    install_driver: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpuprobe, "RENEWAL", 0.0)
-    driver = make(Card("GPU-a", 8 * GB), Card("GPU-b", 8 * GB))
+    driver = install_driver(Card("GPU-a", 8 * GB), Card("GPU-b", 8 * GB))
     async with probing() as probe:
         await probe.look()
         driver.cards[0].lost = True
@@ -153,11 +140,11 @@ async def test_a_gpu_that_was_lost_is_seen_again_by_the_next_process(
 
 @pytest.mark.parametrize("trouble", ["fails", "dies", "hangs"])
 async def test_a_driver_in_trouble_is_tried_again_after_a_while(
-    make: Make, monkeypatch: pytest.MonkeyPatch, trouble: str
+    install_driver: Install, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
     monkeypatch.setattr(gpuprobe, "PATIENCE", 1.0)
     monkeypatch.setattr(gpuprobe, "BACKOFF_BASE", 0.2)
-    driver = make(Card("GPU-a", GB))
+    driver = install_driver(Card("GPU-a", GB))
     async with probing() as probe:
         assert len((await probe.look()).gpus) == 1
         driver.fail, driver.hang = NOT_LOADED * (trouble == "fails"), trouble == "hangs"
@@ -173,6 +160,25 @@ async def test_a_driver_in_trouble_is_tried_again_after_a_while(
         driver.say()
         await asyncio.sleep(gpuprobe.BACKOFF_BASE)  # the longest first wait
         assert (await probe.look()).error == ""
+
+
+# --- what it decides -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (Settings(), True),
+        (Settings(visible_gpus="0"), True),
+        (Settings(visible_gpus=""), False),
+        (Settings(gpus="none"), False),
+    ],
+)
+def test_the_profile_auto_knows_of_the_gpus_that_may_be_used(
+    install_driver: Install, settings: Settings, told: bool
+) -> None:
+    install_driver(Card("GPU-a", 24 * GB))
+    assert ("there is a GPU, NVIDIA A10G" in commands._choice(settings).why) == told
 
 
 # --- which ones we may use -----------------------------------------------------------------------

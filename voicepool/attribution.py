@@ -111,7 +111,9 @@ class Attribution:
         if self.visible:
             return
         self.visible = any(
-            member.pid in _processes(gpus.get(member.device)) and number not in self._doubtful
+            number not in self._doubtful
+            and member.pid is not None
+            and _processes(gpus.get(member.device)).get(member.pid) is not None
             for number, member in crew.items()
         )
 

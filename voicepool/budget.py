@@ -47,6 +47,8 @@ class _Holding:
     """`floor.host` has been renewed."""
     weighed: bool = False
     """The same for `floor.device`."""
+    inscrutable: bool = False
+    """It was to be weighed, and nobody can tell."""
     leaving: bool = False
 
     def used(self, device: str) -> int | None:
@@ -153,10 +155,12 @@ class Ledger:
         loading = 0
         for holding in self._holdings.values():
             used = holding.used(name)
-            if used is None:
-                loading += holding.on(name)
-            else:
+            if used is not None:
                 unexplained -= used
+            elif holding.inscrutable and name != HOST:
+                unexplained -= holding.on(name)
+            else:
+                loading += holding.on(name)
         account.others = max(0, unexplained)
         account.others_surely = max(0, unexplained - loading)
 
@@ -211,11 +215,12 @@ class Ledger:
     def weigh(self, worker: int, vram: int | None, *, warm: bool, guessed: bool = False) -> None:
         """The same for what a worker, loaded by now, uses on its GPU.
 
-        None: nobody can tell; its reservation stands for it. `guessed`: it is inferred from what
+        None: nobody can tell; it is taken to fill its reservation. `guessed`: it is inferred from what
         the device as a whole has come to use, so that a later guess may also be lower.
         """
         holding = self._holdings[worker]
         self._unweighed.discard(worker)
+        holding.inscrutable = vram is None
         if vram is None:
             return
         self._charge(holding, -1)

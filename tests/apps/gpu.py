@@ -28,6 +28,16 @@ class UsesGpu(Echo):
         self.gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
         if device != "host":
             self._allocate(int((_folder() / "load").read_text()))
+            self._ask_the_llm()
+
+    def _ask_the_llm(self) -> None:
+        """The first question makes an LLM server load its model: `llm` says who takes how much."""
+        order = _folder() / "llm"
+        if order.exists():
+            pid, size = order.read_text().split()
+            order.unlink()
+            assert self.gpu is not None
+            allocate(_folder(), self.gpu, int(size), int(pid))
 
     def _allocate(self, size: int) -> None:
         assert self.gpu is not None
