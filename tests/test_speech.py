@@ -77,12 +77,12 @@ def test_the_life_of_all_engines() -> None:
 def test_an_engines_advice_is_logged_once_before_any_fork(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Wise(ScriptedModel):
+    class Wise(ToneSynthesizer):
         def advise(self, callers: int) -> list[str]:
             return [f"make room for {callers}"]
 
     with caplog.at_level("WARNING", "voicepool.speech"):
-        SpeechApp(instruments(llm=Wise(lambda _: [])), callers=3).preload()
+        SpeechApp(instruments(tts=Wise()), callers=3).preload()
     (record,) = caplog.records
     assert (record.message, vars(record)["advice"]) == ("advice", "make room for 3")
 

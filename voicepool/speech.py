@@ -73,9 +73,9 @@ class SpeechApp:
             engine.preload()
         rehearsal.preload()
         for engine in self._all():
-            if isinstance(engine, Advising):
-                for line in engine.advise(self._callers):
-                    log.warning("advice", extra={"engine": engine.name, "advice": line})
+            lines = engine.advise(self._callers) if isinstance(engine, Advising) else ()
+            for line in lines:
+                log.warning("advice", extra={"advice": line})
 
     def load(self, device: str) -> None:
         for engine in self._all():
