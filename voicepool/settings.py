@@ -1,0 +1,164 @@
+"""Settings: their names, defaults, limits and help.
+
+`Settings` is the one table. TOML keys, environment names, flags, `--help` and the table in
+docs/operations.md all follow from its fields; `config.py` gathers their values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from voicepool.setting import Spec, seconds, setting, specs
+
+STAGES = ("vad", "stt", "llm", "tts")
+"""The tables of the configuration file that name an engine each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The effective settings. Times are seconds, sizes bytes."""
+
+    # [server]
+    host: str = setting("server", "127.0.0.1", "address to listen on")
+    port: int = setting(
+        "server", 8000, "port to listen on; 0 takes a free one", least=0, most=65535
+    )
+    api_keys: tuple[str, ...] = setting(
+        "server", (), "keys that let a caller in; none: anyone may call", secret=True
+    )
+    no_auth: bool = setting(
+        "server", False, "let anyone call although the address is public and no key is set"
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        "server",
+        (),
+        "names besides localhost and addresses that a Host header may carry; * allows all",
+    )
+    allowed_origins: tuple[str, ...] = setting(
+        "server",
+        (),
+        "web origins besides our own whose pages may call, as https://example.org; * allows all",
+    )
+    trusted_proxies: tuple[str, ...] = setting(
+        "server", (), "addresses or networks whose X-Forwarded-For is believed"
+    )
+    head_timeout: float = seconds("server", 5.0, "time a client has to send its request head")
+    max_heads: int = setting(
+        "server", 1024, "unfinished request heads to keep; beyond it the oldest goes", least=1
+    )
+    runtime_dir: str = setting(
+        "server",
+        "",
+        "folder for this server's temporary files; empty: one of its own in the system's",
+    )
+    # [pool]
+    workers: int = setting(
+        "pool", 2, "warm workers to keep ready; unset: max_connections", least=1, most=4096
+    )
+    max_connections: int = setting(
+        "pool", 2, "callers served at once; unset: workers", least=1, most=4096
+    )
+    spare: int = setting(
+        "pool",
+        0,
+        "processes beyond max_connections, so that a refill starts while the pool is full",
+        least=0,
+        most=4096,
+    )
+    max_waiting: int = setting(
+        "pool", 64, "callers that may wait for a worker; more get a 503", least=0, most=65536
+    )
+    queue_timeout: float = seconds(
+        "pool", 8.0, "longest wait for a worker before the caller gets a 503", zero=True
+    )
+    warmups: int = setting(
+        "pool", 1, "workers that warm up at once, per device", least=1, most=1024
+    )
+    hello_timeout: float = seconds("pool", 30.0, "time from fork to a worker's first message")
+    warm_up_timeout: float = seconds("pool", 300.0, "time a worker has to load its engines")
+    ack_timeout: float = seconds("pool", 3.0, "time a worker has to take the caller handed to it")
+    heartbeat_interval: float = seconds("pool", 2.0, "time between a worker's signs of life")
+    heartbeat_timeout: float = seconds("pool", 20.0, "silence after which a worker is killed")
+    stop_timeout: float = seconds("pool", 5.0, "time a worker has to exit when told to")
+    drain_timeout: float = seconds("pool", 30.0, "time calls have to end after SIGTERM", zero=True)
+    call_limit: float = seconds("pool", 3600.0, "longest call")
+    strict: bool = setting("pool", False, "fail at start unless every worker fits and comes up")
+    # [budget]
+    ram_budget: int | None = setting(
+        "budget",
+        None,
+        "most RAM for all workers together; unset: what the host has",
+        unit="bytes",
+        above=0,
+    )
+    ram_reserve: int = setting("budget", 512 << 20, "RAM to leave free", unit="bytes", least=0)
+    ram_per_worker: int | None = setting(
+        "budget",
+        None,
+        "a worker's RAM until the first one has been measured; unset: by profile",
+        unit="bytes",
+        above=0,
+    )
+    ram_soft_limit: int | None = setting(
+        "budget", None, "a worker above it retires when its call is over", unit="bytes", above=0
+    )
+    ram_hard_limit: int | None = setting(
+        "budget", None, "a worker above it is killed", unit="bytes", above=0
+    )
+    gpus: str = setting(
+        "budget",
+        "auto",
+        "GPUs for workers, where the profile or the app uses any: auto for all that are visible, "
+        "none, or a list of numbers as nvidia-smi has them (0:1 for a MIG instance) and UUIDs",
+    )
+    vram_budget: int | None = setting(
+        "budget",
+        None,
+        "most VRAM for all workers together, on each GPU; unset: what it has",
+        unit="bytes",
+        above=0,
+    )
+    vram_reserve: int = setting(
+        "budget", 512 << 20, "VRAM to leave free on each GPU", unit="bytes", least=0
+    )
+    vram_per_worker: int | None = setting(
+        "budget",
+        None,
+        "a worker's VRAM until the first one has been measured; unset: by profile",
+        unit="bytes",
+        above=0,
+    )
+    vram_soft_limit: int | None = setting(
+        "budget",
+        None,
+        "a worker with more VRAM retires when its call is over",
+        unit="bytes",
+        above=0,
+    )
+    vram_hard_limit: int | None = setting(
+        "budget", None, "a worker with more VRAM is killed", unit="bytes", above=0
+    )
+    visible_gpus: str | None = None
+    """CUDA_VISIBLE_DEVICES as voicepool was started with; None: unset."""
+    # [speech]
+    app: str = setting(
+        "speech", "", "your own app as package.module:factory instead of the speech pipeline"
+    )
+    profile: str = setting(
+        "speech", "auto", "set of engines; auto: the best that this machine can run"
+    )
+    engines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The tables [vad], [stt], [llm] and [tts]: `engine` names it, the rest are its options."""
+    # [log]
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "log", "info", "least important messages to log"
+    )
+    log_format: Literal["auto", "pretty", "json"] = setting(
+        "log", "auto", "auto: pretty on a terminal, JSON lines elsewhere"
+    )
+
+
+SPECS: Mapping[str, Spec] = specs(Settings)
+"""Every setting but `engines` and `visible_gpus`, by name."""
