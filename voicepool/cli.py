@@ -20,7 +20,7 @@ from voicepool.setting import Spec
 
 _EXIT_CODES = """exit codes:
   0 all went well        1 a bug in voicepool          2 a wrong command line or setting
-  3 cannot listen        4 --strict: not all came up   5 no server, or it refused the call
+  3 cannot listen        4 it cannot run as asked      5 no server, or it refused
   6 the call broke off   130 interrupted"""
 
 _EPILOG = f"""examples:
@@ -28,6 +28,8 @@ _EPILOG = f"""examples:
   voicepool start --workers 4 --max-connections 16
   voicepool talk hello.wav                     call it: transcripts, latencies, reply as WAV
   voicepool status                             watch the pool
+  voicepool doctor                             what this host can run, and what it lacks
+  voicepool prefetch --profile cpu             download the models of a profile
   voicepool bench startup                      what a pool saves on this host
   voicepool config                             what is set, and where
 
@@ -118,6 +120,10 @@ def _parser() -> _Parser:
     _add_talk(
         add("talk", commands.talk, "Call a server with a WAV file or a microphone.", _TALK_EPILOG)
     )
+    _add_doctor(add("doctor", commands.doctor, _DOCTOR, _DOCTOR_EPILOG))
+    _add_settings(
+        add("prefetch", commands.prefetch, _PREFETCH, _PREFETCH_EPILOG), ("budget", "speech")
+    )
     bench = verbs.add_parser("bench", help=_BENCH, description=_BENCH, epilog=_BENCH_EPILOG)
     bench.set_defaults(parser=bench)
     _add_benches(bench)
@@ -146,6 +152,25 @@ environment: VOICEPOOL_URL, VOICEPOOL_API_KEY
 {_EXIT_CODES}"""
 
 
+_DOCTOR = "Look at this host: what it can run, what is missing, how many workers fit."
+
+_DOCTOR_EPILOG = f"""Lines are marked ok, note or problem, which is what keeps the profile that
+`voicepool start` would take from running. What to type follows.
+No model is loaded, and nothing on a GPU, unless --probe says so.
+
+environment: CUDA_VISIBLE_DEVICES, CUDA_MPS_PIPE_DIRECTORY
+
+{_EXIT_CODES}"""
+
+_PREFETCH = "Download the models of a profile ahead of time."
+
+_PREFETCH_EPILOG = f"""What is here is not downloaded again, and what was broken off goes on.
+Without a network: copy ~/.cache/huggingface (or HF_HOME) from a machine that has the files.
+
+environment: HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE as everywhere
+
+{_EXIT_CODES}"""
+
 _BENCH = "Measure what callers of this host wait for."
 
 _BENCH_EPILOG = f"""examples:
@@ -170,6 +195,16 @@ ends a turn, then the transcript, the reply's first word, its first sound. With 
 environment: VOICEPOOL_URL, VOICEPOOL_API_KEY
 
 {_EXIT_CODES}"""
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="also try: have each GPU compute, and the model server answer all callers at once",
+    )
+    _add_settings(parser, ("pool", "budget", "speech"))
 
 
 def _add_benches(bench: argparse.ArgumentParser) -> None:

@@ -208,6 +208,24 @@ def bench_call(args: argparse.Namespace) -> ExitCode:
     return bench_call(args)
 
 
+# --- doctor and prefetch ---------------------------------------------------------------------
+
+
+def doctor(args: argparse.Namespace) -> ExitCode:
+    from voicepool.doctor.command import doctor
+
+    return doctor(_load(args).settings, os.environ, as_json=args.json, probe=args.probe)
+
+
+def prefetch(args: argparse.Namespace) -> ExitCode:
+    from voicepool.prefetch import prefetch
+
+    settings = _load(args).settings
+    if settings.app:
+        raise ConfigError("prefetch is for the speech engines; an --app of your own fetches itself")
+    return prefetch(_choice(settings))
+
+
 # --- start -----------------------------------------------------------------------------------
 
 

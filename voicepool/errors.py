@@ -32,9 +32,11 @@ class ExitCode(enum.IntEnum):
     CANNOT_LISTEN = 3
     """The address cannot be bound, or the runtime directory cannot be written."""
     CANNOT_WARM = 4
-    """`--strict`: fewer workers fit or came up than were asked for."""
+    """`start --strict`: fewer workers fit or came up than were asked for. `doctor`: what would run
+    cannot run as asked."""
     UNREACHABLE = 5
-    """`status` and `talk`: no server answered, or it refused the call."""
+    """`status` and `talk`: no server answered, or it refused the call. `prefetch`: a download
+    failed."""
     CALL_FAILED = 6
     """`talk`: the call was accepted but ended without a reply."""
     INTERRUPTED = 130
