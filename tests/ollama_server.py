@@ -200,8 +200,8 @@ class OllamaServer(LlmServer):
             if streams:
                 _send(exchange, parts[-1])
         if dies:
-            _die(exchange, script)
             self.note(generation, "failed")
+            _die(exchange, script)
             return
         if script.tool_calls and body.get("tools"):
             parts.append(self._part(exchange, "", calls=script.tool_calls))
@@ -214,12 +214,12 @@ class OllamaServer(LlmServer):
             "done_reason": reason,
             **_counts(script, body, len(pieces)),
         }
+        self.note(generation, "done")
         if streams:
             _send(exchange, last)
             exchange.end()
         else:
             exchange.reply({**last, **_whole(parts)})
-        self.note(generation, "done")
 
     def _part(
         self,

@@ -100,8 +100,8 @@ class OpenAIServer(LlmServer):
         message = {"role": "assistant", "content": "".join(pieces)}
         choice = {"index": 0, "message": message, "finish_reason": reason}
         whole = {**_head(body, "chat.completion"), "choices": [choice], "usage": usage}
-        exchange.reply(whole)
         self.note(generation, "done")
+        exchange.reply(whole)
 
     async def _stream(
         self,
@@ -121,20 +121,20 @@ class OpenAIServer(LlmServer):
         async for token in self.paced(script, generation, pieces[: script.dies_after if dies else None]):
             _delta(exchange, {"content": token})
         if dies:
-            _die(exchange, script)
             self.note(generation, "failed")
+            _die(exchange, script)
             return
         if script.tool_calls and body.get("tools"):
             for part in _call_parts(script):
                 _delta(exchange, {"tool_calls": [part]})
             reason = "tool_calls"
+        self.note(generation, "done")
         _delta(exchange, {}, finish_reason=reason)
         if body.get("stream_options", {}).get("include_usage"):
             chunk = _head(body, "chat.completion.chunk")
             _event(exchange, {**chunk, "choices": [], "usage": usage})
         exchange.send(b"data: [DONE]\n\n")
         exchange.end()
-        self.note(generation, "done")
 
 
 def _call_parts(script: Script) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from collections.abc import Iterable
 
@@ -15,11 +16,17 @@ MOST_NAMES = 5
 
 
 def import_async_backend() -> None:
-    """Import what both libraries import when they are first awaited, before the fork."""
+    """Import what both libraries import when they are first awaited, before the fork.
+
+    Not in a running event loop, where nobody is about to fork.
+    """
     import anyio
     import anyio.lowlevel
 
-    anyio.run(anyio.lowlevel.checkpoint)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        anyio.run(anyio.lowlevel.checkpoint)
 
 
 def there(model: str, names: Iterable[str]) -> str:
