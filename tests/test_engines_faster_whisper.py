@@ -19,8 +19,8 @@ from tests.models import whisper
 from tests.speech import noisy, pieces, say
 from tests.whisper_engine import loaded
 from voicepool.engines import base
-from voicepool.engines import faster_whisper as engine
 from voicepool.engines.base import INPUT_RATE, Samples
+from voicepool.engines.faster_whisper import engine
 from voicepool.errors import ConfigError, EngineError, EngineUnavailable
 
 
@@ -316,7 +316,7 @@ import gc, json, os, sys, threading
 from tests.speech import noisy, pieces, say
 from tests.whisper_engine import loaded
 from voicepool import linux
-from voicepool.engines import faster_whisper as engine
+from voicepool.engines.faster_whisper import engine
 
 def talk(recognizer):
     recognizer.load("host")

@@ -14,8 +14,8 @@ from tests.models import whisper
 from tests.speech import noisy, say
 from tests.whisper_engine import loaded
 from voicepool.engines import base
-from voicepool.engines import faster_whisper as engine
-from voicepool.engines.whisper_files import ModelFiles
+from voicepool.engines.faster_whisper import engine
+from voicepool.engines.faster_whisper.files import ModelFiles
 from voicepool.errors import ConfigError, EngineUnavailable
 
 FILES = ("config.json", "model.bin", "preprocessor_config.json", "tokenizer.json")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voicepool.engines.base import INPUT_RATE, Samples, Transcript
-from voicepool.engines.pacing import Pace
-from voicepool.engines.whisper_stream import NOTHING, SHORTEST, WINDOW, Heard, WhisperStream
+from voicepool.engines.faster_whisper.pacing import Pace
+from voicepool.engines.faster_whisper.stream import NOTHING, SHORTEST, WINDOW, Heard, WhisperStream
 
 WORD = INPUT_RATE // 2
 """Samples of a word, in the language of Ear: a number spoken as a constant level."""

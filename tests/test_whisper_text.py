@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voicepool.engines.whisper_text import clean, unspecial
+from voicepool.engines.faster_whisper.text import clean, unspecial
 
 
 @pytest.mark.parametrize(

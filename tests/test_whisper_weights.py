@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.models import whisper
-from voicepool.engines import whisper_weights
-from voicepool.engines.whisper_weights import UnknownFormat
+from voicepool.engines.faster_whisper import weights
+from voicepool.engines.faster_whisper.weights import UnknownFormat
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def converted(source: Path) -> bytes:
-    memory = whisper_weights.to_int8(source)
+    memory = weights.to_int8(source)
     assert memory is not None
     try:
         return Path(f"/proc/self/fd/{memory}").read_bytes()
@@ -53,7 +53,7 @@ def test_the_converted_model_computes_what_the_library_would(model: Path, tmp_pa
 
 def test_what_is_in_8_bits_is_left_alone(tmp_path: Path) -> None:
     source = whisper.make(tmp_path, quantization="int8") / "model.bin"
-    assert whisper_weights.to_int8(source) is None
+    assert weights.to_int8(source) is None
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_other_files_are_recognised(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(content)
     with pytest.raises(UnknownFormat):
-        whisper_weights.to_int8(path)
+        weights.to_int8(path)
 
 
 def test_a_file_that_ends_too_early_is_recognised(model: Path, tmp_path: Path) -> None:
@@ -80,5 +80,5 @@ def test_a_file_that_ends_too_early_is_recognised(model: Path, tmp_path: Path) -
         path = tmp_path / "model.bin"
         path.write_bytes(content[:length])
         with pytest.raises(UnknownFormat):
-            whisper_weights.to_int8(path)
+            weights.to_int8(path)
     assert len(os.listdir("/proc/self/fd")) == open_before  # noqa: PTH208

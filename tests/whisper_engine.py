@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from voicepool.engines import faster_whisper as engine
+from voicepool.engines.faster_whisper import engine
 
 
 def loaded(model: Path, **options: Any) -> engine.WhisperRecognizer:

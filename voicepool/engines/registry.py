@@ -27,7 +27,7 @@ ENGINES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "vad": {"silero": "voicepool.engines.silero"},
         "stt": {
-            "faster_whisper": "voicepool.engines.faster_whisper",
+            "faster_whisper": "voicepool.engines.faster_whisper.engine",
             "pocketsphinx": "voicepool.engines.pocketsphinx",
         },
         "llm": {

@@ -12,8 +12,9 @@ import weakref
 from pathlib import Path
 from typing import Any, Final
 
-from voicepool.engines import hub, whisper_weights
+from voicepool.engines import hub
 from voicepool.engines import options as engine_options
+from voicepool.engines.faster_whisper import weights
 from voicepool.errors import ConfigError, EngineUnavailable
 
 WEIGHTS: Final = "model.bin"
@@ -112,8 +113,8 @@ class ModelFiles:
         self._stub = tokenizers.Tokenizer(tokenizers.models.BPE())
         if int8:
             # Else CTranslate2 will convert them, or say what is wrong with the file.
-            with contextlib.suppress(whisper_weights.UnknownFormat, OSError):
-                self._weights = whisper_weights.to_int8(folder / WEIGHTS)
+            with contextlib.suppress(weights.UnknownFormat, OSError):
+                self._weights = weights.to_int8(folder / WEIGHTS)
         if self._weights is not None:
             weakref.finalize(self, os.close, self._weights)
         if self._weights is None:

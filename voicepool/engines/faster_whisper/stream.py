@@ -16,10 +16,10 @@ from typing import Final
 
 import numpy as np
 
-from voicepool.engines import loudness
-from voicepool.engines.agreement import Agreement
 from voicepool.engines.base import INPUT_RATE, Samples, Transcript
-from voicepool.engines.pacing import Pace
+from voicepool.engines.faster_whisper import loudness
+from voicepool.engines.faster_whisper.agreement import Agreement
+from voicepool.engines.faster_whisper.pacing import Pace
 
 WINDOW: Final = INPUT_RATE * 30
 """Samples that are heard at once: the length that Whisper was trained on."""

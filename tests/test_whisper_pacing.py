@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voicepool.engines.pacing import Pace
+from voicepool.engines.faster_whisper.pacing import Pace
 
 costs = st.lists(st.floats(0.001, 5), min_size=1, max_size=30)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voicepool.engines.agreement import Agreement
+from voicepool.engines.faster_whisper.agreement import Agreement
 
 
 def published(*guesses: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Speech recognition by Whisper on CTranslate2 (https://github.com/SYSTRAN/faster-whisper).
 
 The encoder always hears 30 s, so a transcript of a short utterance costs as much as one of a long
-one, and partial and final transcripts are the same work: see `whisper_stream` for when partials
+one, and partial and final transcripts are the same work: see `stream` for when partials
 are made. Decoding is greedy at temperature 0. The ladder of temperatures that Whisper climbs when
 a transcript looks wrong (Radford et al., 2022, https://arxiv.org/abs/2212.04356, section 4.5)
 would multiply the caller's wait just when the sound is bad; in its place the length of a
@@ -10,7 +10,7 @@ applies: a window counts as silence when the model gives that more than 60 % and
 less likely than exp(-1) a token. What is not speech the pipeline's detector has kept away before.
 
 A CTranslate2 model made before a fork hangs in the child, and so would its threads: `preload`
-imports the libraries and makes the files ready (`whisper_files`), `load` makes the model.
+imports the libraries and makes the files ready (`files`), `load` makes the model.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ import numpy as np
 from voicepool.engines import hub
 from voicepool.engines import options as engine_options
 from voicepool.engines.base import INPUT_RATE, Samples
-from voicepool.engines.pacing import Pace
-from voicepool.engines.whisper_files import ModelFiles, Source
-from voicepool.engines.whisper_stream import NOTHING, Heard, WhisperStream
-from voicepool.engines.whisper_text import clean, unspecial
+from voicepool.engines.faster_whisper.files import ModelFiles, Source
+from voicepool.engines.faster_whisper.pacing import Pace
+from voicepool.engines.faster_whisper.stream import NOTHING, Heard, WhisperStream
+from voicepool.engines.faster_whisper.text import clean, unspecial
 from voicepool.errors import ConfigError, EngineError, EngineUnavailable
 
 _WHERE: Final = "[stt] engine faster_whisper"

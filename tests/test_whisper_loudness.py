@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.speech import say, silence
-from voicepool.engines import loudness
 from voicepool.engines.base import INPUT_RATE, Samples
+from voicepool.engines.faster_whisper import loudness
 
 
 def noise(seconds: float, level: float = 0.1) -> Samples:
