@@ -33,7 +33,7 @@ from voicepool import ipc, linux
 from voicepool.app import App, Caller, Rehearsing, caller
 from voicepool.callserver import LINGER_SECONDS, REHEARSALS, Connection, start_server
 from voicepool.config import Settings
-from voicepool.errors import ConfigError, EngineUnavailable
+from voicepool.errors import ConfigError, EngineError, EngineUnavailable
 from voicepool.inbox import Inbox
 
 log = logging.getLogger("voicepool.worker")
@@ -63,6 +63,10 @@ def describe(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ConfigError | EngineUnavailable):
         return text
+    if isinstance(error, EngineError):
+        # An engine keeps a library's own words back, as they may quote a caller. Here is none yet.
+        cause = " ".join(str(error.__cause__ or "").split())
+        return (f"{text} ({cause})" if cause and cause not in text else text)[:500]
     return f"{type(error).__name__}: {text}"[:500]
 
 
