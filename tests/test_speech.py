@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from tests.test_session import hosting
 from voicepool.app import App, Negotiating, Rehearsing
 from voicepool.config import Settings
 from voicepool.engines.base import Engines
-from voicepool.errors import ConfigError
+from voicepool.errors import ConfigError, EngineError
 from voicepool.speech import SpeechApp, create
 from voicepool.wire.realtime.client import MAX_MESSAGE_BYTES
 
@@ -69,9 +71,25 @@ def test_the_life_of_all_engines() -> None:
     app.load("cuda:1")
     app.warm_up()
     stages = ("vad", "stt", "llm", "tts")
-    assert notes == [
-        f"{stage} {step}" for step in ("preload", "load cuda:1", "warm_up") for stage in stages
-    ]
+    loaded = [f"{stage} {step}" for step in ("preload", "load cuda:1") for stage in stages]
+    assert notes[: len(loaded)] == loaded
+    assert sorted(notes[len(loaded) :]) == sorted(f"{stage} warm_up" for stage in stages)
+
+
+def test_a_server_that_is_away_does_not_hold_up_the_news_of_another_engine() -> None:
+    class Away(ScriptedModel):
+        def warm_up(self) -> None:
+            assert released.wait(60)
+
+    class Broken(ToneSynthesizer):
+        def warm_up(self) -> None:
+            raise EngineError("no sound")
+
+    released = threading.Event()
+    broken = replace(instruments(tts=Broken()), llm=Away(lambda _: []))
+    with pytest.raises(EngineError, match="no sound"):
+        SpeechApp(broken).warm_up()
+    released.set()
 
 
 def test_an_engines_advice_is_logged_once_before_any_fork(

@@ -10,6 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -82,8 +83,16 @@ class SpeechApp:
             engine.load(device)
 
     def warm_up(self) -> None:
-        for engine in self._all():
-            engine.warm_up()
+        """The language model's server is waited for while the other engines compute."""
+        engines = self._engines
+        waiting = ThreadPoolExecutor(1, "llm-warm-up")
+        try:
+            answer = waiting.submit(engines.llm.warm_up)
+            for engine in (engines.vad, engines.stt, engines.tts):
+                engine.warm_up()
+            answer.result()
+        finally:
+            waiting.shutdown(wait=False)  # an error here shall not wait for a server that is away
 
     def _all(self) -> Sequence[Any]:
         engines = self._engines
