@@ -312,6 +312,22 @@ def test_gpus_that_are_not_to_be_used_are_not_shown(install_driver: Install, sta
 
 
 @pytest.mark.parametrize(
+    ("card", "settings", "words"),
+    [
+        (Card("GPU-a", GB), {"visible_gpus": "1"}, "but CUDA_VISIBLE_DEVICES=1 shows none of"),
+        (Card("GPU-a", GB, mode=2), {"visible_gpus": "0"}, "but its compute mode prohibits it"),
+        (Card("GPU-a", GB, lost=True), {}, "but it cannot be read: see what nvidia-smi says"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_stops_the_start_of_a_profile_that_needs_it(
+    install_driver: Install, start: Start, card: Card, settings: dict[str, str], words: str
+) -> None:
+    server = start(install_driver(card), app="", profile="cuda", wait=False, **settings)
+    assert server.wait() == 2
+    assert words in server.stderr[-1]
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"gpus": "0"}, "the app tests.apps.gpu:create is to run on a GPU, but no NVIDIA driver"),

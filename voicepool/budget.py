@@ -215,8 +215,8 @@ class Ledger:
     def weigh(self, worker: int, vram: int | None, *, warm: bool, guessed: bool = False) -> None:
         """The same for what a worker, loaded by now, uses on its GPU.
 
-        None: nobody can tell; it is taken to fill its reservation. `guessed`: it is inferred from what
-        the device as a whole has come to use, so that a later guess may also be lower.
+        None: nobody can tell; it is taken to fill its reservation. `guessed`: it is inferred from
+        what the device as a whole has come to use, so that a later guess may also be lower.
         """
         holding = self._holdings[worker]
         self._unweighed.discard(worker)

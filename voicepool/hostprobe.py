@@ -18,7 +18,7 @@ from voicepool.attribution import Attribution, Crew, Member, Phase, Weights
 from voicepool.budget import HOST, Ledger, Reading
 from voicepool.config import Settings
 from voicepool.errors import ConfigError
-from voicepool.gpu import NONE, Gpu, usable
+from voicepool.gpu import NONE, Gpu, usable, visible
 from voicepool.gpuprobe import GpuProbe
 from voicepool.ipc import Sight
 from voicepool.logs import FloodGuard
@@ -225,6 +225,6 @@ def _why_none(settings: Settings, sight: Sight) -> str:
         return "it cannot be read: see what nvidia-smi says of it"
     if not sight.gpus:
         return "this machine has none"
-    if settings.visible_gpus is not None:
+    if not visible(sight.gpus, settings.visible_gpus):
         return f"CUDA_VISIBLE_DEVICES={settings.visible_gpus} shows none of those here"
     return "its compute mode prohibits it: nvidia-smi -c DEFAULT"
