@@ -8,8 +8,9 @@ import ollama
 
 from voicepool.config import is_loopback
 from voicepool.engines.chat.retrying import ServerFailed
-from voicepool.engines.ollama import Options, wire
+from voicepool.engines.ollama import wire
 from voicepool.engines.ollama.host import port_of, seen_parallel, split_host
+from voicepool.engines.ollama.options import Options
 
 LARGE_CONTEXT = 32_768
 """Tokens. Ollama sets memory aside for a whole context for each caller that it serves at once."""

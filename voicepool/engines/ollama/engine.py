@@ -51,9 +51,10 @@ from voicepool.engines.chat.retrying import (
     persist_until_first,
 )
 from voicepool.engines.chat.thinking import ThoughtFilter
-from voicepool.engines.ollama import WHERE, Options, advice, wire
+from voicepool.engines.ollama import advice, wire
 from voicepool.engines.ollama.failures import Failures
 from voicepool.engines.ollama.host import split_host
+from voicepool.engines.ollama.options import WHERE, Options
 from voicepool.engines.options import nearest
 from voicepool.errors import ConfigError, EngineError, EngineUnavailable
 

@@ -34,14 +34,14 @@ def seen_parallel(port: int) -> int | None:
     Its default, 1, where it is not set; None where no such process, or not its environment, can be
     seen (it belongs to another user, or runs in another container).
     """
-    for process in psutil.process_iter():
+    for process in psutil.process_iter(["cmdline"]):
+        if not _is_server(process.info["cmdline"] or []):
+            continue
         try:
-            if not _is_server(process.cmdline()):
-                continue
-            environ = process.environ()
+            environ = process.as_dict(["environ"])["environ"] or {}
             if port_of(environ.get("OLLAMA_HOST") or "127.0.0.1") == port:
                 return int(environ.get("OLLAMA_NUM_PARALLEL") or 1)
-        except (psutil.Error, OSError, ValueError):
+        except (psutil.Error, ValueError):
             continue
     return None
 

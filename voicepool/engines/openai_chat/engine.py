@@ -36,8 +36,9 @@ from voicepool.engines.chat.retrying import (
     persist,
     persist_until_first,
 )
-from voicepool.engines.openai_chat import Options, wire
+from voicepool.engines.openai_chat import wire
 from voicepool.engines.openai_chat.failures import Failures, is_too_long
+from voicepool.engines.openai_chat.options import Options
 from voicepool.engines.openai_chat.reply import Reply
 from voicepool.errors import EngineUnavailable
 
@@ -142,7 +143,8 @@ class OpenAIModel:
         self, request: ChatRequest, messages: Sequence[Message], limit: int | None
     ) -> openai.AsyncStream[ChatCompletionChunk]:
         fields = self._fields(messages, limit, request.temperature)
-        fields.update(wire.tools(request), stream=True, stream_options={"include_usage": True})
+        fields["extra_body"].update(wire.tools(request))
+        fields.update(stream=True, stream_options={"include_usage": True})
         try:
             stream: openai.AsyncStream[
                 ChatCompletionChunk
@@ -160,15 +162,16 @@ class OpenAIModel:
     ) -> dict[str, Any]:
         """A request; fields that nobody has set are the server's to choose."""
         options = self._options
-        fields: dict[str, Any] = {"model": self._model, "messages": wire.messages(messages)}
+        # As an extra the conversation takes the place of the empty one, and is sent as it is: the
+        # client would compare every field of every message with its types, for milliseconds.
+        body = {**options.extra, "messages": wire.messages(messages)}
+        fields: dict[str, Any] = {"model": self._model, "messages": [], "extra_body": body}
         if limit is not None:
             fields[options.limit_name] = limit
         if temperature is None:
             temperature = options.temperature
         if temperature is not None:
             fields["temperature"] = temperature
-        if options.extra:
-            fields["extra_body"] = options.extra
         return fields
 
     # -- clients
