@@ -1,10 +1,12 @@
-"""What the documentation says about settings and exit codes is what the code does."""
+"""What the documentation says about settings, engines and exit codes is what the code does."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from voicepool.config import SPECS
 from voicepool.errors import ExitCode
@@ -13,15 +15,19 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 
 
-def test_the_settings_table_is_up_to_date() -> None:
+@pytest.mark.parametrize("script", ["make-settings-table", "make-engine-tables"])
+def test_the_tables_are_up_to_date(script: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "make-settings-table"), "--check"],
+        [sys.executable, str(ROOT / "scripts" / script), "--check"],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_every_setting_is_in_its_table() -> None:
     assert all(f"| `{name}`" in PAGE for name in SPECS)
 
 
