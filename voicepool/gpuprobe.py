@@ -19,6 +19,8 @@ from voicepool.ipc import Look, Sight
 
 PATIENCE: Final = 10.0
 """How long an answer may take, in seconds: a driver that was unloaded takes some to come up."""
+GOODBYE: Final = 2.0
+"""How long one that was killed may take to end while the server goes down."""
 BACKOFF_BASE: Final = 0.5
 BACKOFF_CAP: Final = 30.0
 RENEWAL: Final = 5.0
@@ -132,14 +134,14 @@ class GpuProbe:
         finally:
             self._loop.remove_reader(fd)
 
-    async def _dismiss(self) -> None:
+    async def _dismiss(self, patience: float = PATIENCE) -> None:
         """End the process. One that the kernel cannot end yet stays ours, and no other is started
         beside it."""
         if self._process is None:
             return
         self._process.kill()
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(patience):
                 await self._readable(self._process.pidfd)
         except TimeoutError:
             return
@@ -147,7 +149,8 @@ class GpuProbe:
         self._process = None
 
     async def close(self) -> None:
-        await self._dismiss()
+        """End the process; not while `look` is waiting. Returns within seconds."""
+        await self._dismiss(GOODBYE)
 
 
 def survey(patience: float = PATIENCE) -> Sight:

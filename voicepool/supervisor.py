@@ -117,6 +117,7 @@ class Supervisor:
         finally:
             if prober is not None:
                 prober.cancel()
+                await asyncio.wait([prober])
             await self._close()
         self._announce(Progress("stopped"))
         return self.exit_code
