@@ -185,6 +185,7 @@ class OllamaServer(LlmServer):
         limit = body.get("options", {}).get("num_predict")
         pieces = script.pieces(_asked(body), limit)
         dies = script.dies_after is not None and self.must_fail(generation.model, script)
+        told = pieces[: script.dies_after] if dies else pieces
         parts: list[dict[str, Any]] = []
         streams = body.get("stream", True)
         if streams:

@@ -115,10 +115,11 @@ class OpenAIServer(LlmServer):
         body = exchange.body
         exchange.begin("text/event-stream")
         dies = script.dies_after is not None and self.must_fail(generation.model, script)
+        told = pieces[: script.dies_after] if dies else pieces
         _delta(exchange, {"role": "assistant", "content": ""})
         if script.thinking:
             _delta(exchange, {"reasoning_content": script.thinking})
-        async for token in self.paced(script, generation, pieces[: script.dies_after if dies else None]):
+        async for token in self.paced(script, generation, told):
             _delta(exchange, {"content": token})
         if dies:
             self.note(generation, "failed")

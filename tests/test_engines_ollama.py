@@ -242,8 +242,10 @@ async def test_a_caller_in_the_queue_leaves_it() -> None:
     [
         ({"modle": "x"}, "unknown option 'modle'; did you mean 'model'"),
         ({"model": ""}, "model"),
-        ({"host": "ftp://there"}, "host: 'ftp://there' is no address: ftp:// is not"),
-        ({"host": "there:port"}, "host: 'there:port' is no address"),
+        ({"host": "ftp://there"}, "host is no address of a server: ftp:// is not http://"),
+        ({"host": "there:port"}, "host is no address of a server"),
+        ({"host": "http://ex ample"}, "it has blanks"),
+        ({"host": "http://me:4711@there"}, "it must not hold a user or password"),
         ({"think": "hard"}, "think"),
         ({"timeout": 0}, "timeout"),
         ({"options": {"num_ctx": "many"}}, "num_ctx must be a number of tokens, not 'many'"),
@@ -253,6 +255,7 @@ def test_wrong_options_are_named(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match="engine ollama") as raised:
         engine.create(options)
     assert says in str(raised.value)
+    assert "4711" not in str(raised.value)
 
 
 def test_options_of_ollama_are_spelt_right(server: OllamaServer) -> None:

@@ -21,6 +21,7 @@ from tests.openai_server import OpenAIServer
 from voicepool.engines import ollama as engine
 from voicepool.engines.base import (
     Advising,
+    Checking,
     Download,
     Fetching,
 )
@@ -52,10 +53,20 @@ def test_a_server_that_cannot_be_measured_is_told(monkeypatch: pytest.MonkeyPatc
         ollama_model(f"127.0.0.1:{free_port()}").measure_parallelism(2)
 
 
-def test_it_advises_and_fetches(server: OllamaServer) -> None:
+def test_it_advises_checks_and_fetches(server: OllamaServer) -> None:
     model = ollama_model(server)
     assert isinstance(model, Advising)
+    assert isinstance(model, Checking)
     assert isinstance(model, Fetching)
+
+
+def test_a_check_does_not_forgive_a_server_that_is_away(server: OllamaServer) -> None:
+    ollama_model(server).check()
+    assert server.paths() == ["/api/show"]
+    server.stop()
+    with pytest.raises(EngineError, match="ollama serve") as raised:
+        ollama_model(server).check()
+    assert not isinstance(raised.value, EngineUnavailable)
 
 
 def test_a_model_is_pulled_with_progress() -> None:

@@ -36,6 +36,7 @@ from voicepool.engines.base import (
 from voicepool.engines.chat import retrying
 from voicepool.engines.chat.prompt import SYSTEM_PROMPT
 from voicepool.engines.openai_chat.engine import OpenAIModel
+from voicepool.engines.openai_chat.options import Options
 from voicepool.errors import ConfigError, EngineError, EngineUnavailable
 
 WEATHER = Tool("weather", "The weather.", {"type": "object", "properties": {"city": {}}})
@@ -378,8 +379,10 @@ def test_a_path_that_is_no_api_is_told(caplog: pytest.LogCaptureFixture) -> None
     ("options", "says"),
     [
         ({"modle": "x"}, "unknown option 'modle'; did you mean 'model'"),
-        ({"base_url": "127.0.0.1:8000"}, "base_url: '127.0.0.1:8000' is no URL such as"),
+        ({"base_url": "127.0.0.1:8000"}, "base_url is no URL such as"),
         ({"base_url": "http://there:port"}, "base_url"),
+        ({"base_url": "http:///v1"}, "it names no host"),
+        ({"base_url": "http://me:4711@there/v1"}, "it must not hold a user or password"),
         ({"temperature": 3}, "temperature"),
         ({"context": 0}, "context"),
         ({"limit_name": "tokens"}, "limit_name"),
@@ -387,8 +390,13 @@ def test_a_path_that_is_no_api_is_told(caplog: pytest.LogCaptureFixture) -> None
 )
 def test_wrong_options_are_named(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match="engine openai") as raised:
-        openai_chat.create(options)
+        openai_chat.create({"api_key": "4711", **options})
     assert says in str(raised.value)
+    assert "4711" not in str(raised.value)
+
+
+def test_the_key_is_in_no_representation() -> None:
+    assert "4711" not in repr(Options(api_key="4711"))
 
 
 def test_a_model_serves_one_event_loop_after_another(server: OpenAIServer) -> None:

@@ -24,7 +24,7 @@ def create(options: Mapping[str, Any]) -> OllamaModel:
     try:
         split_host(checked.host)
     except ValueError as error:
-        raise ConfigError(f"{WHERE}: host: {checked.host!r} is no address: {error}") from None
+        raise ConfigError(f"{WHERE}: host is no address of a server: {error}") from None
     context = checked.options.get("num_ctx", 1)
     if not isinstance(context, int) or isinstance(context, bool) or context < 1:
         raise ConfigError(f"{WHERE}: options: num_ctx must be a number of tokens, not {context!r}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 import psutil
+
+from voicepool.engines.chat.connecting import split_url
 
 DEFAULT_PORT = 11434
 
@@ -15,11 +17,7 @@ def split_host(host: str) -> SplitResult:
 
     Raises ValueError.
     """
-    parts = urlsplit(host if "://" in host else f"http://{host}")
-    if parts.scheme not in ("http", "https"):
-        raise ValueError(f"{parts.scheme}:// is not http:// or https://")
-    _ = parts.port  # raises for one that is no number below 65536
-    return parts
+    return split_url(host if "://" in host else f"http://{host}")
 
 
 def port_of(host: str) -> int:

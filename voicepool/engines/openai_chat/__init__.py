@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from voicepool.engines import options as engine_options
+from voicepool.engines.chat.connecting import split_url
 from voicepool.engines.openai_chat.options import WHERE, Options
 from voicepool.errors import ConfigError
 
@@ -23,14 +23,12 @@ def create(options: Mapping[str, Any]) -> OpenAIModel:
     """The engine from its table of options. Raises ConfigError, EngineUnavailable."""
     checked = engine_options.convert(options, Options, WHERE)
     try:
-        url = urlsplit(checked.base_url)
-        valid = url.scheme in ("http", "https") and url.hostname and (url.port or 1)
-    except ValueError:
-        valid = False
-    if not valid:
+        if not split_url(checked.base_url).hostname:
+            raise ValueError("it names no host")
+    except ValueError as error:
         raise ConfigError(
-            f"{WHERE}: base_url: {checked.base_url!r} is no URL such as http://127.0.0.1:8000/v1"
-        )
+            f"{WHERE}: base_url is no URL such as http://127.0.0.1:8000/v1: {error}"
+        ) from None
     engine_options.require("openai", "openai", "models")
     from voicepool.engines.openai_chat.engine import OpenAIModel
 

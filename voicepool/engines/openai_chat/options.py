@@ -39,3 +39,7 @@ class Options(msgspec.Struct, frozen=True):
     """Seconds until the next token."""
     load_timeout: Seconds = 240.0
     """Seconds that the first reply of a worker may take."""
+
+    def __repr__(self) -> str:
+        """Without the key, wherever it ends up."""
+        return f"Options(base_url={self.base_url!r}, model={self.model!r}, ...)"
