@@ -15,8 +15,10 @@ from rich.console import Console
 from voicepool import config
 from voicepool.bench import call, startup
 from voicepool.calling import call_url
-from voicepool.config import Settings
 from voicepool.errors import ExitCode
+from voicepool.gpu import usable
+from voicepool.gpuprobe import survey
+from voicepool.settings import Settings
 from voicepool.talk import TalkOptions
 
 
@@ -40,7 +42,7 @@ def bench_startup(args: argparse.Namespace, settings: Settings) -> ExitCode:
 
     if args.chart is not None:
         chart.check(args.chart)
-    results = list(startup.measure(settings, args.users, _no_vram, _tell))
+    results = list(startup.measure(settings, args.users, lambda: _vram_used(settings), _tell))
     _keep(args.json, startup.document(results, settings.profile))
     if args.chart is not None:
         chart.draw(results, settings.profile, args.chart)
@@ -48,8 +50,10 @@ def bench_startup(args: argparse.Namespace, settings: Settings) -> ExitCode:
     return ExitCode.OK
 
 
-def _no_vram() -> int | None:
-    return None
+def _vram_used(settings: Settings) -> int | None:
+    """Bytes in use on the GPUs that voicepool may use; None where there is none."""
+    gpus = usable(survey().gpus, settings.visible_gpus, settings.gpus)
+    return sum(gpu.used for gpu in gpus) if gpus else None
 
 
 def bench_call(args: argparse.Namespace) -> ExitCode:

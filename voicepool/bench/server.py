@@ -23,10 +23,10 @@ from websockets.asyncio.server import ServerConnection
 
 from voicepool import logs
 from voicepool.callserver import Connection, start_server
-from voicepool.config import Settings
 from voicepool.engines import registry
 from voicepool.inbox import Inbox
 from voicepool.progress import Progress
+from voicepool.settings import Settings
 from voicepool.speech import SpeechApp, create
 from voicepool.supervisor import Supervisor, supervise
 

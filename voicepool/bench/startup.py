@@ -27,10 +27,10 @@ from rich.table import Table
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from voicepool.config import Settings
 from voicepool.errors import CallError, ExitCode
 from voicepool.forker import child_environment
 from voicepool.quantities import format_size
+from voicepool.settings import Settings
 
 KINDS = {
     "cold": "a pipeline built per connection",
