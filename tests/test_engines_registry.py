@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from voicepool.config import STAGES
-from voicepool.engines import base, espeak, options, pocketsphinx, registry, silero
-from voicepool.engines.phrasebook import engine
+from voicepool.engines import base, espeak, ollama, options, pocketsphinx, registry, silero
+from voicepool.engines import openai_chat as openai
+from voicepool.engines.faster_whisper import engine as faster_whisper
+from voicepool.engines.kokoro import engine as kokoro
+from voicepool.engines.phrasebook import engine as phrasebook
 from voicepool.errors import ConfigError, EngineUnavailable
 
 
@@ -112,11 +115,11 @@ def test_tables_are_left_as_they_were() -> None:
 
 def test_engines_are_of_their_kinds() -> None:
     """A check for mypy: the registry itself is untyped between a module and its engine."""
-    vad: base.VoiceActivityDetector = silero.create({})
-    stt: base.SpeechRecognizer = pocketsphinx.create({})
-    llm: base.LanguageModel = engine.create({})
-    tts: base.SpeechSynthesizer = espeak.create({})
-    assert {vad.name, stt.name, llm.name, tts.name} <= {
+    vad: list[base.VoiceActivityDetector] = [silero.create({})]
+    stt: list[base.SpeechRecognizer] = [pocketsphinx.create({}), faster_whisper.create({})]
+    llm: list[base.LanguageModel] = [phrasebook.create({}), ollama.create({}), openai.create({})]
+    tts: list[base.SpeechSynthesizer] = [espeak.create({}), kokoro.create({})]
+    assert {made.name for kind in (vad, stt, llm, tts) for made in kind} == {
         name for names in registry.ENGINES.values() for name in names
     }
 
