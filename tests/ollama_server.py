@@ -194,9 +194,7 @@ class OllamaServer(LlmServer):
             parts.append(self._part(exchange, "", thinking=script.thinking))
         if streams and parts:
             _send(exchange, parts[0])
-        async for token in self.paced(
-            script, generation, pieces[: script.dies_after if dies else None]
-        ):
+        async for token in self.paced(script, generation, told):
             parts.append(self._part(exchange, token))
             if streams:
                 _send(exchange, parts[-1])
