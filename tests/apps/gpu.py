@@ -17,7 +17,7 @@ from tests.nvml.driver import allocate
 
 
 def _folder() -> Path:
-    return Path(os.environ["VOICEPOOL_TEST_NVML"])
+    return Path(os.environ["NVML_STAND_IN"])
 
 
 class UsesGpu(Echo):

@@ -99,7 +99,7 @@ class Driver:
         """What makes a process meet this driver and no other."""
         return {
             "LD_LIBRARY_PATH": f"{library()}:{os.environ.get('LD_LIBRARY_PATH', '')}",
-            "VOICEPOOL_TEST_NVML": str(self.folder),
+            "NVML_STAND_IN": str(self.folder),
         }
 
 

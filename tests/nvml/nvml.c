@@ -1,6 +1,6 @@
 /* A stand-in for NVIDIA's libnvidia-ml.so.1, for the functions that voicepool calls.
  *
- * Everything it says is in the folder that VOICEPOOL_TEST_NVML names and is read anew at each call:
+ * Everything it says is in the folder that NVML_STAND_IN names and is read anew at each call:
  *
  *   state        driver VERSION
  *                fail CODE                  every call returns this nvmlReturn_t (0: none)
@@ -76,7 +76,7 @@ static void parse(char *line) {
 
 static int refresh(void) {
     char path[4096], line[512];
-    const char *folder = getenv("VOICEPOOL_TEST_NVML");
+    const char *folder = getenv("NVML_STAND_IN");
     do {
         FILE *file;
         snprintf(path, sizeof path, "%s/state", folder ? folder : ".");
@@ -110,7 +110,7 @@ static unsigned allocations(const char *uuid, process_t *list, unsigned room,
     struct dirent *entry;
     DIR *dir;
     *sum = 0;
-    snprintf(folder, sizeof folder, "%s/memory", getenv("VOICEPOOL_TEST_NVML"));
+    snprintf(folder, sizeof folder, "%s/memory", getenv("NVML_STAND_IN"));
     dir = opendir(folder);
     if (dir == NULL) return 0;
     while ((entry = readdir(dir)) != NULL) {
