@@ -15,8 +15,8 @@ Tokens = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Options(msgspec.Struct, frozen=True):
-    base_url: str = "http://127.0.0.1:8000/v1"
-    """The API's root, where vLLM has it by default; most others' ends in /v1 too."""
+    base_url: str = "http://127.0.0.1:8080/v1"
+    """The API's root, as llama.cpp has it by default; most others' ends in /v1 too."""
     api_key: str = ""
     """A secret; many servers of one's own ask for none."""
     model: Annotated[str, msgspec.Meta(max_length=256)] = ""
