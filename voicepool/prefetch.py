@@ -28,42 +28,34 @@ from voicepool.quantities import format_size
 
 Report = Callable[[Download], None]
 
-_KEPT: Final = "interrupted; what has come so far is kept: the same command goes on from there"
+_KEPT: Final = "interrupted; what is complete is kept: the same command fetches the rest"
 
 
 class Tally:
-    """Counts what was reported, file by file."""
+    """The files that were reported, and how much of each is there."""
 
     def __init__(self) -> None:
-        self.files: dict[str, int] = {}
-        """Name -> bytes that are there."""
-        self.fetched = 0
-        """Bytes of files that were not there before."""
-        self._began: dict[str, int] = {}
+        self._files: dict[str, int] = {}
+        self._complete: set[str] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._files)
 
     def add(self, download: Download) -> bool:
-        """Take a report; whether the file has just become complete.
-
-        Of a file that is there already its end is the only report.
-        """
-        name, total = download.name, download.total
-        complete = total is not None and download.done >= total
-        was_complete = name in self.files and name not in self._began
-        if not complete:
-            self._began.setdefault(name, download.done)
-        elif name in self._began:
-            del self._began[name]
-            self.fetched += download.done
-        self.files[name] = download.done
-        return complete and not was_complete
+        """Take a report; whether the file has just become complete. That may be told again."""
+        self._files[download.name] = download.done
+        complete = download.total is not None and download.done >= download.total
+        news = complete and download.name not in self._complete
+        if news:
+            self._complete.add(download.name)
+        return news
 
     def summary(self) -> str:
-        count = len(self.files)
-        files = f"{count} file{'' if count == 1 else 's'}"
-        here = f"{files}, {format_size(sum(self.files.values()))}, are here"
-        if not self.fetched:
-            return f"{here}; nothing had to be downloaded"
-        return f"{here}; {format_size(self.fetched)} of it was downloaded"
+        size = format_size(sum(self._files.values()))
+        whole, count = len(self._complete), len(self._files)
+        if whole < count:
+            return f"{whole} of {count} files are here, {size} in all"
+        return f"all {count} files are here, {size}" if count > 1 else f"1 file is here, {size}"
 
 
 def prefetch(choice: Choice) -> ExitCode:
@@ -86,7 +78,7 @@ def prefetch(choice: Choice) -> ExitCode:
     except KeyboardInterrupt:
         print(f"voicepool: {_KEPT}", file=sys.stderr)
         return ExitCode.INTERRUPTED
-    if tally.files:
+    if tally:
         print(tally.summary())
     for failure in failures:
         print(f"voicepool: {escape(failure, 2000)}", file=sys.stderr)

@@ -104,7 +104,7 @@ def _unless_infinite(limit: int) -> int:
 def _free_space(folder: Path) -> int | None:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent  # the server makes it
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         return None
     return shutil.disk_usage(folder).free
 
