@@ -405,7 +405,7 @@ def test_what_binds_first() -> None:
     made = fit.bounds(EIGHT, machine, [GPU])
     told = fit.judge(EIGHT, machine, [GPU], made)[0]
     assert told.text.startswith(
-        "8 workers asked for, 8 workers at most; 5 fit: VRAM binds first (cuda:0: 24 GiB, 1 GiB "
+        "8 workers asked for, at most 8 at once; 5 fit: VRAM binds first (cuda:0: 24 GiB, 1 GiB "
         "used by others, 1 GiB kept free, 4 GiB a worker); next: RAM, at 9"
     )
     assert told.mark is Mark.NOTE

@@ -92,7 +92,7 @@ def test_models_and_a_server_that_are_there(tmp_path: Path) -> None:
     assert [mark for mark, text in stages if "ready" in text] == ["ok"] * 4
     assert any("does not say how many callers" in text for mark, text in stages if mark == "note")
     assert any("kokoro pronounces" in text for mark, text in stages if mark == "note")
-    assert section(document, "workers")[0][1].startswith("3 workers asked for, 3 workers at most")
+    assert section(document, "workers")[0][1].startswith("3 workers asked for, at most 3 at once")
     assert "64 MiB a worker" in next(b["sums"] for b in document["bounds"] if b["what"] == "RAM")
 
 

@@ -159,6 +159,15 @@ def test_a_child_that_hangs_is_given_up_and_ended(module: str) -> None:
     assert not process.is_running()
 
 
+def test_what_was_said_in_time_is_heard_by_who_comes_late(module: str) -> None:
+    with closing(Child[Reply](module, Question("well"), Reply, 60.0)) as child:
+        child._process.wait()
+        child._end -= 60.0
+        answers, ended = child.answers()
+    assert [answer.number for answer in answers] == [1, 2]
+    assert ended == ""
+
+
 # --- CUDA's libraries ------------------------------------------------------------------------
 
 

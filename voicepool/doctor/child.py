@@ -19,7 +19,8 @@ import msgspec
 T = TypeVar("T")
 
 _PATIENCE: Final = 2.0
-"""Seconds for the kernel to end a child; one that a driver holds stays behind."""
+"""Seconds for what takes none unless the kernel is in trouble: to read what a child has said, and
+to end it. One that a driver holds stays behind."""
 
 
 class Child(Generic[T]):
@@ -48,7 +49,9 @@ class Child(Generic[T]):
     def answers(self) -> tuple[list[T], str]:
         """All that it said in time, and how it ended: "" if all is well."""
         try:
-            output, _ = self._process.communicate(timeout=max(0.0, self._end - time.monotonic()))
+            # Who comes late, busy with another child, still gets what this one said in time.
+            left = max(_PATIENCE, self._end - time.monotonic())
+            output, _ = self._process.communicate(timeout=left)
             ending = _ending(self._process.returncode)
         except subprocess.TimeoutExpired as late:
             output, ending = late.output or b"", f"took more than {self._deadline:.0f} s"

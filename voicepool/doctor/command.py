@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from voicepool.config import STAGES, Settings, wants_color
@@ -32,15 +32,27 @@ def doctor(
     settings: Settings, environ: Mapping[str, str], *, as_json: bool, probe: bool
 ) -> ExitCode:
     """Look, and print the report. Raises ConfigError for a profile or stage that does not exist."""
-    if sys.stderr.isatty():
-        print("looking ...", end="\r", file=sys.stderr, flush=True)
-    found = examine(settings, environ, probe=probe)
+    with _patience():
+        found = examine(settings, environ, probe=probe)
     if as_json:
         print(json.dumps(report.as_document(found), indent=2))
     else:
         width = min(shutil.get_terminal_size().columns, 100)
         print(report.as_text(found, color=wants_color(sys.stdout, environ), width=width))
     return report.exit_code(found)
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """A word to the person at the terminal, for some seconds."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    print("looking ...", end="\r", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print("\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +139,14 @@ def _needs(settings: Settings, choices: Sequence[Choice]) -> Needs:
 
 
 def _imports_torch(choices: Sequence[Choice]) -> bool:
-    return not choices or choices[0].engines["tts"] == "kokoro"
+    """Whether the first choice that computes on a GPU does, which decides what its other libraries
+    find; True of an app, which may."""
+    first = next((choice for choice in choices if _computes_on_gpu(choice)), None)
+    return first is None or first.engines["tts"] == "kokoro"
+
+
+def _computes_on_gpu(choice: Choice) -> bool:
+    return any(table.get("device") == _ON_GPU for table in choice.tables.values())
 
 
 def _wanted(choices: Sequence[Choice]) -> tuple[list[Wanted], list[dict[str, int]]]:
@@ -165,9 +184,8 @@ def _profiles(seen: _Seen) -> Iterator[Section]:
 def _judge(
     seen: _Seen, choice: Choice, checks: Mapping[str, Checked], *, would_run: bool
 ) -> list[Finding]:
-    on_gpu = any(table.get("device") == _ON_GPU for table in choice.tables.values())
     lacking = ""
-    if on_gpu and not judgegpu.pick(seen.sight, seen.settings)[0]:
+    if _computes_on_gpu(choice) and not judgegpu.pick(seen.sight, seen.settings)[0]:
         lacking = seen.sight.error or "none is free for workers"
     callers = seen.settings.max_connections
     return judge.judge_profile(choice, checks, lacking, callers, serious=would_run)

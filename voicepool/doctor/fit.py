@@ -117,9 +117,9 @@ def judge(
 def _workers(settings: Settings, found: Sequence[Bound]) -> Finding:
     fits = found[0].fits
     most = settings.max_connections + settings.spare
-    asked = f"{_count(settings.workers)} asked for, {_count(most)} at most"
+    asked = f"{_count(settings.workers)} asked for, at most {most} at once"
     text = f"{asked}; {_many(fits)} fit: {found[0].what} binds first ({found[0].sums})"
-    if len(found) > 1:
+    if len(found) > 1 and found[1].fits < MOST:
         text += f"; next: {found[1].what}, at {_many(found[1].fits)}"
     if fits == 0:
         return problem(text, _relief(found[0].what))
