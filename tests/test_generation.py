@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from voicepool.engines.base import (
 )
 from voicepool.generation import Failed, Generation, MessageEnd, Part, Sound, Voice, _cut
 from voicepool.sentences import Clause
+from voicepool.spoken.reader import Spoken
 from voicepool.stages import EngineThread, Speaker
 from voicepool.tasks import TaskSet
 
@@ -68,9 +69,9 @@ def names(parts: Sequence[Part]) -> list[str]:
 
 async def test_text_then_clause_then_sound() -> None:
     parts = await Maker(says("One two. ", "Three.")(ASK)).parts()
-    assert [part for part in parts if isinstance(part, Clause)] == [
-        Clause("One two.", 0),
-        Clause("Three.", 9),
+    assert [part.clause for part in parts if isinstance(part, Spoken)] == [
+        Clause("One two.", 0, opens_line=True),
+        Clause("Three.", 9, opens_line=False),
     ]
     assert sum(isinstance(part, Sound) for part in parts) == 3
     assert isinstance(parts[-1], Finished)
@@ -79,8 +80,63 @@ async def test_text_then_clause_then_sound() -> None:
     for part in parts:
         if isinstance(part, TextDelta):
             said += part.text
-        elif isinstance(part, Clause):
-            assert said[part.start :].startswith(part.text), "its text was told before"
+        elif isinstance(part, Spoken):
+            clause = part.clause
+            assert said[clause.start :].startswith(clause.text), "its text was told before"
+
+
+async def test_what_is_spoken_is_made_for_the_ear_and_what_is_told_is_not() -> None:
+    maker = Maker(says("It **costs** $5", ".20. See [our site](https://exam", "ple.com).")(ASK))
+    parts = await maker.parts()
+    assert maker.tts.spoken == ["It costs five dollars and twenty cents.", "See our site."]
+    told = "".join(part.text for part in parts if isinstance(part, TextDelta))
+    assert told == "It **costs** $5.20. See [our site](https://example.com)."
+
+
+async def test_what_is_silent_is_no_failure_and_code_is_mentioned_once() -> None:
+    maker = Maker(says("[1]: https://example.com\n```\n", "x = 1\n", "y = 2\n```\n", "😀")(ASK))
+    parts = await maker.parts()
+    assert maker.tts.spoken == ["Code omitted."]
+    assert parts[-1] == Finished(input_tokens=3, output_tokens=4)
+    silent = Maker(says("[1]: https://example.com")(ASK))
+    assert names(await silent.parts()) == ["TextDelta", "Spoken", "MessageEnd", "Finished"]
+    assert silent.tts.spoken == []
+
+
+async def test_code_in_one_message_does_not_silence_the_next() -> None:
+    call = ToolCall("1", "look", "{}")
+    maker = Maker([TextDelta("```\nx = 1\n"), call, TextDelta("Two."), Finished("stop", 1, 2)])
+    await maker.parts()
+    assert maker.tts.spoken == ["Code omitted.", "Two."]
+
+
+async def test_no_sound_for_something_to_say_is_a_failure() -> None:
+    class Mute(ToneSynthesizer):
+        def synthesize(
+            self, text: str, *, voice: str = "", speed: float = 1.0
+        ) -> Iterator[SpeechChunk]:
+            return iter(())
+
+    maker = Maker(says("Hello.")(ASK))
+    maker.tts = Mute()
+    last = (await maker.parts())[-1]
+    assert isinstance(last, Failed)
+    assert last.stage == "tts"
+
+
+async def test_numbers_are_in_the_language_of_the_voice() -> None:
+    class Bilingual(ToneSynthesizer):
+        def language_of(self, voice: str) -> str:
+            return {"": "de", "anna": "it"}[voice]
+
+    for voice, said in (
+        ("", "fünf Komma fünf Prozent"),
+        ("anna", "cinque virgola cinque percento"),
+    ):
+        maker = Maker(says("5,5 %")(ASK))
+        maker.tts = Bilingual()
+        await maker.parts(Voice(voice))
+        assert maker.tts.spoken == [said]
 
 
 async def test_text_alone() -> None:
@@ -96,18 +152,18 @@ async def test_a_message_is_spoken_to_its_end_before_the_calls_after_it() -> Non
     ).parts()
     assert names(parts) == [
         "TextDelta",
-        "Clause",
+        "Spoken",
         "Sound",
         "MessageEnd",
         "ToolCallDelta",
         "ToolCall",
         "TextDelta",
-        "Clause",
+        "Spoken",
         "Sound",
         "MessageEnd",
         "Finished",
     ]
-    clauses = [part for part in parts if isinstance(part, Clause)]
+    clauses = [part.clause for part in parts if isinstance(part, Spoken)]
     assert [clause.start for clause in clauses] == [0, 0], "a second message begins anew"
 
 

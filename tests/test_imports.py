@@ -105,12 +105,15 @@ def test_the_pool_needs_nothing_but_the_standard_library() -> None:
         (["voicepool.access"], {"h11"}),
         (["voicepool.dialogue"], set()),
         (["voicepool.sentences", "voicepool.quantities"], set()),
+        (package("voicepool.spoken"), {"babel", "num2words"}),
     ],
 )
 def test_pure_modules_do_not_know_the_world(starts: list[str], libraries: set[str]) -> None:
     _, others = closure(*starts)
     # answers.py formats dates with email.utils and names statuses with http: neither does I/O.
-    assert not others & (WORLD - {"http"} - ({"urllib"} if "voicepool.access" in starts else set()))
+    # spoken makes words of dates that are in a text.
+    parts = {"voicepool.access": "urllib", "voicepool.spoken": "datetime"}
+    assert not others & (WORLD - {"http"} - {parts.get(start) for start in starts})
     assert third_party(others) <= libraries
 
 
@@ -154,7 +157,7 @@ def test_the_pipeline_knows_no_wire_protocol_and_no_process() -> None:
     ours, others = closure("voicepool.pipeline")
     forbidden = ("wire", "session", "supervisor", "worker", "zygote", "ipc", "pool", "app")
     assert not {name for name in ours if name.split(".")[1:2] and name.split(".")[1] in forbidden}
-    assert third_party(others) <= {"numpy", "soxr"}
+    assert third_party(others) <= {"babel", "num2words", "numpy", "soxr"}
 
 
 def test_the_pipeline_knows_engines_by_their_interfaces_only() -> None:

@@ -12,16 +12,18 @@ from hypothesis import strategies as st
 from voicepool.engines.base import WordTime
 from voicepool.playback import Loudspeaker, Playback
 from voicepool.sentences import Clauses
+from voicepool.spoken.reader import Reader
 
 
 def spoken(text: str, *, timed: bool = True, finished: bool = True) -> Playback:
     """A reply whose words take 100 ms each."""
     playback = Playback(Loudspeaker())
     playback.text = text
-    splitter = Clauses()
+    splitter, reader = Clauses(), Reader("en")
     for clause in [*splitter.push(text), *splitter.flush()]:
-        playback.begin_clause(clause)
-        for number, word in enumerate(re.finditer(r"\S+", clause.text)):
+        read = reader.read(clause)
+        playback.begin_clause(read)
+        for number, word in enumerate(re.finditer(r"\S+", read.text)):
             times = (WordTime(word.start(), word.end(), number / 10),) if timed else ()
             playback.add_sound(0.1, times)
     if finished:
@@ -56,12 +58,53 @@ def test_without_word_times_text_is_spread_over_its_sound() -> None:
     assert playback.text_until(400) == "aaaa bbbb cccc dddd."
 
 
+@pytest.mark.parametrize(
+    ("heard_ms", "text"),
+    [
+        (100, "It"),
+        (200, "It **costs"),
+        (300, "It **costs** $5.20"),
+        (700, "It **costs** $5.20"),
+        (800, "It **costs** $5.20 [today"),
+        (900, "It **costs** $5.20 [today](https://example.com)."),
+    ],
+)
+def test_what_is_heard_is_told_in_the_words_that_were_written(heard_ms: float, text: str) -> None:
+    """Said: "It costs five dollars and twenty cents today. Later." """
+    playback = spoken("It **costs** $5.20 [today](https://example.com). Later.")
+    assert playback.text_until(heard_ms).startswith(text)
+
+
+def test_silent_clauses_go_with_what_was_heard_before_them() -> None:
+    text = "One two.\n```\nx = 1\n```\nThree."
+    playback = spoken(text)
+    assert playback.text_until(100) == "One"
+    assert playback.text_until(200) == "One two.", "what stands for the code was not heard"
+    assert playback.text_until(201) == "One two.\n```"
+    assert playback.text_until(400) == "One two.\n```\nx = 1\n```"
+    assert playback.text_until(401) == text
+
+
+def test_a_silent_end_is_heard_with_the_last_sound() -> None:
+    text = "One two.\n[1]: https://example.com"
+    playback = spoken(text)
+    assert playback.text_until(0) == ""
+    assert playback.text_until(150) == "One two."
+    assert playback.text_until(playback.seconds * 1000) == text
+
+
+def test_a_silent_beginning_is_heard_with_the_first_sound() -> None:
+    playback = spoken("[1]: https://example.com\nOne two.")
+    assert playback.text_until(0) == ""
+    assert playback.text_until(1) == "[1]: https://example.com\nOne"
+
+
 def test_a_clause_in_the_making_is_not_taken_for_heard() -> None:
     playback = Playback(Loudspeaker())
     text = "A sentence of forty-five characters, or so it is said."
     playback.text = text
     for clause in Clauses().push(text + " ") or Clauses().push(text):
-        playback.begin_clause(clause)
+        playback.begin_clause(Reader("en").read(clause))
         playback.add_sound(0.2, ())
         break
     heard = playback.text_until(200)

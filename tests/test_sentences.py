@@ -44,6 +44,10 @@ def texts(text: str) -> list[str]:
         ("Wait… what? Yes.", ["Wait…", "what?", "Yes."]),
         ("你好。再见。", ["你好。", "再见。"]),
         ("- \nHello.", ["- \nHello."]),
+        ("**Yes.** It *is.* Now", ["**Yes.**", "It *is.*", "Now"]),
+        ("## 1. Open it\n**2.** Close it", ["## 1. Open it", "**2.** Close it"]),
+        ("Ask **Dr.** Who. Or `etc.` me.", ["Ask **Dr.** Who.", "Or `etc.` me."]),
+        ("```\nx\n```\n", ["```", "x", "```"]),
     ],
 )
 def test_sentences(text: str, expected: list[str]) -> None:
@@ -65,10 +69,27 @@ def test_an_opening_that_is_too_short_is_not_cut() -> None:
 def test_a_clause_is_given_out_as_soon_as_it_is_certain() -> None:
     splitter = Clauses()
     assert splitter.push("Hello there.") == [], "it may yet be 'Hello there.com'"
-    assert splitter.push(" ") == [Clause("Hello there.", 0)]
+    assert splitter.push(" ") == [Clause("Hello there.", 0, opens_line=True)]
     assert splitter.push("How are") == []
-    assert splitter.push(" you? I") == [Clause("How are you?", 13)]
-    assert splitter.flush() == [Clause("I", 26)]
+    assert splitter.push(" you? I") == [Clause("How are you?", 13, opens_line=False)]
+    assert splitter.flush() == [Clause("I", 26, opens_line=False)]
+
+
+def test_the_marks_of_a_code_block_are_never_dropped() -> None:
+    text = "~~~\n" + "=" * 250 + "\n~~~\n" + "=" * 470 + "~~~"
+    assert "".join(texts(text)).count("~~~") == 3
+
+
+def test_clauses_know_whether_a_line_begins_with_them() -> None:
+    text = "One. Two\n  Three, four. Five\n \n😀\nSix.  \n Seven"
+    assert [(clause.text, clause.opens_line) for clause in clauses(text)] == [
+        ("One.", True),
+        ("Two", False),
+        ("Three, four.", True),
+        ("Five", False),
+        ("😀\nSix.", True),
+        ("Seven", True),
+    ]
 
 
 def test_a_sentence_without_end_is_cut_at_a_space() -> None:
@@ -85,7 +106,20 @@ def test_a_word_without_end_is_cut_anywhere() -> None:
 
 
 alphabet = st.sampled_from(
-    [*"abI 1.,;!?\n\"')…。—😀", " ", " ", "Mr", "e.g", "word ", ". ", "x" * 90]
+    [
+        *"abI 1.,;!?\n\"')…。—😀",
+        " ",
+        " ",
+        "Mr",
+        "e.g",
+        "word ",
+        ". ",
+        "x" * 90,
+        "`",
+        "```",
+        "**",
+        "\n",
+    ]
 )
 any_text = st.lists(alphabet, max_size=60).map("".join)
 
@@ -99,7 +133,8 @@ def test_any_split_gives_the_same_clauses_and_they_are_slices(
     position = 0
     for clause in whole:
         assert clause.text == clause.text.strip()
-        assert any(map(str.isalnum, clause.text))
+        assert any(map(str.isalnum, clause.text)) or "```" in clause.text
+        assert clause.opens_line == (not text[: clause.start].rpartition("\n")[2].strip())
         assert clause.start >= position
         assert text[clause.start : clause.start + len(clause.text)] == clause.text
         assert not any(map(str.isalnum, text[position : clause.start])), "a word was lost"

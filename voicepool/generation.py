@@ -1,5 +1,7 @@
 """One reply in the making: language model to clauses to sound, as parts in a bounded queue.
 
+What is written goes on as it is; what is spoken of it is made for the ear (`spoken`).
+
 A generation tells nobody anything. It stops by itself when its queue is full, so one that was
 begun ahead of its turn costs little until somebody reads it.
 """
@@ -27,6 +29,7 @@ from voicepool.engines.base import (
 )
 from voicepool.errors import EngineError
 from voicepool.sentences import Clause, Clauses
+from voicepool.spoken.reader import Reader, Spoken
 from voicepool.stages import Span, Speaker, Stage, StageFailed, log_fault, stage_failed
 from voicepool.tasks import TaskSet
 
@@ -54,6 +57,7 @@ class Sound:
     samples: Samples
     rate: int
     words: tuple[WordTime, ...]
+    """In the clause's spoken text."""
 
     @property
     def seconds(self) -> float:
@@ -76,9 +80,10 @@ class Failed:
     message: str
 
 
-Part = TextDelta | Clause | Sound | MessageEnd | ToolCallDelta | ToolCall | Finished | Failed
-"""(TextDelta, Clause and Sound mixed, MessageEnd | ToolCallDelta..., ToolCall)..., then Finished
-or Failed. A text's delta comes before the clause that ends in it, a clause before its sound."""
+Part = TextDelta | Spoken | Sound | MessageEnd | ToolCallDelta | ToolCall | Finished | Failed
+"""(TextDelta, Spoken and Sound mixed, MessageEnd | ToolCallDelta..., ToolCall)..., then Finished
+or Failed. A text's delta comes before the clause that ends in it, a clause before its sound, if it
+has any."""
 
 
 @dataclass(slots=True)
@@ -88,9 +93,9 @@ class Stamps:
     llm: Span | None = None
     """From the request to the first token."""
     clause: Span | None = None
-    """From the first token to the first clause."""
+    """From the first token to the first clause that has something to say."""
     tts: Span | None = None
-    """From the first clause to its first chunk, in the synthesiser's own thread."""
+    """From that clause to its first chunk, in the synthesiser's own thread."""
 
 
 class Generation:
@@ -118,8 +123,10 @@ class Generation:
         self._voice = voice
         self._deadline = deadline
         self._parts: asyncio.Queue[Part] = asyncio.Queue(MOST_PARTS)
-        self._clauses: asyncio.Queue[Clause] = asyncio.Queue(MOST_CLAUSES)
+        self._clauses: asyncio.Queue[Spoken] = asyncio.Queue(MOST_CLAUSES)
         self._splitter = Clauses()
+        self._reader: Reader | None = None
+        """The message's; None before it has a clause."""
         self._in_message = False
         self._asked_to_speak = False
         self._spoken = 0.0
@@ -211,10 +218,18 @@ class Generation:
 
     async def _hand_over(self, clauses: list[Clause]) -> None:
         for clause in clauses:
-            if self.stamps.clause is None and self.stamps.llm is not None:
-                self.stamps.clause = Span(self.stamps.llm.ended, time.monotonic())
-            self._asked_to_speak = True
-            await self._clauses.put(clause)
+            spoken = self._read(clause)
+            if spoken.text:
+                if self.stamps.clause is None and self.stamps.llm is not None:
+                    self.stamps.clause = Span(self.stamps.llm.ended, time.monotonic())
+                self._asked_to_speak = True
+            await self._clauses.put(spoken)
+
+    def _read(self, clause: Clause) -> Spoken:
+        if self._reader is None:
+            voice = self._voice.name if self._voice else ""
+            self._reader = Reader(self._speaker.language(voice))
+        return self._reader.read(clause)
 
     async def _end_message(self, *, complete: bool = True) -> None:
         if not self._in_message:
@@ -227,23 +242,28 @@ class Generation:
         self._in_message = self._asked_to_speak = False
         self._spoken = 0.0
         self._splitter = Clauses()
+        self._reader = None
 
     # -- the synthesiser's side
 
     async def _speak(self) -> None:
         voice = self._voice or Voice()
         while True:
-            clause = await self._clauses.get()
-            await self._parts.put(clause)
-            speech = self._speaker.speak(clause.text, voice=voice.name, speed=voice.speed)
-            async with aclosing(speech) as chunks:
-                async for done in chunks:
-                    if self.stamps.tts is None:
-                        self.stamps.tts = done.span
-                    for sound in _cut(done.value, self._speaker.rate):
-                        self._spoken += sound.seconds
-                        await self._parts.put(sound)
+            spoken = await self._clauses.get()
+            await self._parts.put(spoken)
+            if spoken.text:
+                await self._speak_text(spoken.text, voice)
             self._clauses.task_done()
+
+    async def _speak_text(self, text: str, voice: Voice) -> None:
+        speech = self._speaker.speak(text, voice=voice.name, speed=voice.speed)
+        async with aclosing(speech) as chunks:
+            async for done in chunks:
+                if self.stamps.tts is None:
+                    self.stamps.tts = done.span
+                for sound in _cut(done.value, self._speaker.rate):
+                    self._spoken += sound.seconds
+                    await self._parts.put(sound)
 
 
 def _cut(chunk: SpeechChunk, rate: int) -> Iterator[Sound]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from voicepool.engines.base import WordTime
-from voicepool.sentences import Clause
+from voicepool.spoken.reader import Spoken
 
 SPEECH_RATE = 15.0
 """Characters a second of ordinary English speech; how long an unfinished clause at least lasts."""
@@ -15,26 +15,36 @@ MILLISECOND = 0.001
 
 
 @dataclass(slots=True)
-class _SpokenClause:
-    clause: Clause
+class _Sounding:
+    """A clause in the reply's sound."""
+
+    spoken: Spoken
     begin: float
     """Seconds from the start of the reply's sound."""
     seconds: float = 0.0
     finished: bool = False
     words: list[WordTime] = field(default_factory=list)
 
+    def begun(self, seconds: float) -> bool:
+        """Whether any of it was heard with so much of the reply's sound."""
+        if self.spoken.text:
+            return seconds > self.begin
+        return 0 < seconds > self.begin - MILLISECOND  # silent: it goes with what is before it
+
     def heard(self, seconds: float) -> int:
         """How many characters of the clause have begun to sound after `seconds` of it."""
-        text = self.clause.text
-        if self.finished and seconds > self.seconds - MILLISECOND:
-            return len(text)
+        spoken = self.spoken
+        if not spoken.text or (self.finished and seconds > self.seconds - MILLISECOND):
+            return len(spoken.clause.text)
         if self.words:
-            return max((word.text_end for word in self.words if word.start < seconds), default=0)
-        return self._proportional(seconds)
+            count = max((word.text_end for word in self.words if word.start < seconds), default=0)
+        else:
+            count = self._proportional(seconds)
+        return spoken.written(count)
 
     def _proportional(self, seconds: float) -> int:
         """Without word times: as if every character took as long, down to whole words."""
-        text = self.clause.text
+        text = self.spoken.text
         lasts = self.seconds
         if not self.finished:
             lasts = max(lasts, len(text) / SPEECH_RATE)
@@ -75,7 +85,7 @@ class Playback:
         """All that was sent as ResponseText."""
         self.seconds = 0.0
         """All the sound that was made."""
-        self._clauses: list[_SpokenClause] = []
+        self._clauses: list[_Sounding] = []
         self._loudspeaker = loudspeaker
         self._stopped = False
         self._sent = 0.0
@@ -83,13 +93,13 @@ class Playback:
 
     # -- as the reply is made
 
-    def begin_clause(self, clause: Clause) -> None:
-        """The sound that follows speaks `clause`."""
+    def begin_clause(self, spoken: Spoken) -> None:
+        """The sound that follows speaks this clause."""
         self.end_clause()
-        self._clauses.append(_SpokenClause(clause, begin=self.seconds))
+        self._clauses.append(_Sounding(spoken, begin=self.seconds))
 
     def add_sound(self, seconds: float, words: tuple[WordTime, ...]) -> None:
-        """More sound of the clause; `words` in the clause's own text and time."""
+        """More sound of the clause; `words` in its spoken text and its own time."""
         self.seconds += seconds
         self._clauses[-1].seconds += seconds
         self._clauses[-1].words += words
@@ -129,9 +139,9 @@ class Playback:
         """The text whose words had begun to sound by then."""
         seconds = heard_ms / 1000
         end = 0
-        for spoken in self._clauses:
-            if seconds <= spoken.begin:
+        for clause in self._clauses:
+            if not clause.begun(seconds):
                 break
-            heard = spoken.heard(seconds - spoken.begin)
-            end = spoken.clause.start + heard if heard else end
+            heard = clause.heard(seconds - clause.begin)
+            end = clause.spoken.clause.start + heard if heard else end
         return self.text[:end]

@@ -22,6 +22,7 @@ from websockets.asyncio.client import ClientConnection
 
 from voicepool.engines.base import Engines, Samples, SpeechChunk, SpeechSynthesizer, Transcript
 from voicepool.errors import EngineError
+from voicepool.stages import language_of
 
 RECORDING = "rehearsal.wav"
 """WORDS at the wire's rate, spoken; made by scripts/make-examples."""
@@ -65,6 +66,7 @@ class _Synthesizer:
     def __init__(self, real: SpeechSynthesizer) -> None:
         self.sample_rate = real.sample_rate
         self.voices = real.voices
+        self._real = real
 
     def preload(self) -> None:
         """There is nothing to load, here and below."""
@@ -72,6 +74,10 @@ class _Synthesizer:
     def load(self, device: str) -> None: ...
 
     def warm_up(self) -> None: ...
+
+    def language_of(self, voice: str) -> str:
+        """The caller's replies will be read in it too: what that takes is in memory already."""
+        return language_of(self._real, voice)
 
     def synthesize(
         self, text: str, *, voice: str = "", speed: float = 1.0

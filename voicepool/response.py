@@ -28,7 +28,7 @@ from voicepool.generation import Failed, Generation, MessageEnd, Part, Sound
 from voicepool.history import Entry, History
 from voicepool.outbox import Delta, Outbox
 from voicepool.playback import Loudspeaker, Playback
-from voicepool.sentences import Clause
+from voicepool.spoken.reader import Spoken
 from voicepool.stages import Span, StageFailed, log_fault
 
 
@@ -197,7 +197,7 @@ class Response:
                 delta = ResponseText(self.response_id, message.item_id, text)
                 await self.channel.outbox.put_delta(delta)
                 message.playback.text += text
-            case Clause():
+            case Spoken():
                 self._message().playback.begin_clause(part)
             case Sound():
                 await self._tell_sound(self._message(), part)

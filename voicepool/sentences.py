@@ -14,9 +14,10 @@ LONGEST = 240
 SHORTEST_OPENING = 12
 """Characters that the first clause of a reply needs to be cut at a comma: two or three words."""
 
-# A sentence's end: the mark, what closes after it, and white space that shows that it is over.
-# Chinese and Japanese marks need no space.
-_CLOSING = r"[\"'\u201d\u2019)\]]*"
+# A sentence's end: the mark, what closes after it (emphasis too), and white space that shows that
+# it is over. Chinese and Japanese marks need no space.
+_EMPHASIS = "*_~`"
+_CLOSING = r"[\"'\u201d\u2019)\]*_~`]*"
 _SENTENCE = re.compile(
     rf"(?:[.!?\u2026]+{_CLOSING}(?=\s)|[\u3002\uff01\uff1f]+[\u300d\u300f\uff09]*|\n)"
 )
@@ -24,14 +25,15 @@ _CLAUSE = re.compile(rf"(?:[,;:\u2013\u2014]+{_CLOSING}(?=\s)|[\uff0c\uff1b\uff1
 # Missing a cut costs a little time, a wrong one is heard: so what is mostly an abbreviation counts
 # as one ("5 a.m. Then"), but not what is mostly a word ("No.").
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(\"'\u201c\u2018])(?:"
+    r"(?:^|[\s(\"'\u201c\u2018*_`])(?:"
     r"mr|mrs|ms|dr|prof|st|sr|jr|vs|etc|approx|dept|est|fig|gen|gov|inc|ltd|co|corp|vol|rev|hon"
     r"|jan|feb|apr|jun|jul|aug|sep|sept|oct|nov|dec"
     r"|(?!i\.$)(?:[a-z]\.)*[a-z]"  # initials, and e.g, i.e, a.m, U.S
     r")\.$",
     re.IGNORECASE,
 )
-_LIST_NUMBER = re.compile(r"\s*\d+\.")
+_LIST_NUMBER = re.compile(r"[\s#>*_-]*\d+\.")
+_FENCE = re.compile("```|~~~")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +41,11 @@ class Clause:
     """A sentence, or a part of one that can be spoken by itself."""
 
     text: str
-    """No white space at either end, and something to say in it."""
+    """No white space at either end, and something to say in it, or the mark of a code block."""
     start: int
     """Index of its first character in the whole text."""
+    opens_line: bool
+    """Whether a line begins with it: there, some characters are marks."""
 
 
 class Clauses:
@@ -55,6 +59,8 @@ class Clauses:
         self._scan = 0
         """Up to here in `_text` there is nothing to cut at."""
         self._opening = True
+        self._fresh = True
+        """Whether there is nothing but white space before it in its line."""
 
     def push(self, delta: str) -> list[Clause]:
         """The clauses that are complete now."""
@@ -98,20 +104,29 @@ class Clauses:
             return False
         if match.re is _CLAUSE:
             return len(before.strip()) >= SHORTEST_OPENING
-        if match.group() != ".":
+        if match.group().rstrip(_EMPHASIS) != ".":
             return True
+        before = before.rstrip(_EMPHASIS)
         return not (_LIST_NUMBER.fullmatch(before) or _ABBREVIATION.search(before))
 
     def _cut(self, end: int) -> list[Clause]:
         piece, self._text = self._text[:end], self._text[end:]
         start, self._start = self._start, self._start + end
         self._scan = 0
-        if not _speakable(piece):
+        text = piece.strip()
+        before = piece[: len(piece) - len(piece.lstrip())]
+        opens_line = self._fresh or "\n" in before
+        last_line = piece.rpartition("\n")[2]
+        self._fresh = not last_line.strip() and (self._fresh or "\n" in piece)
+        if not _speakable(text):
             return []
         self._opening = False
-        return [Clause(piece.strip(), start + len(piece) - len(piece.lstrip()))]
+        return [Clause(text, start + len(before), opens_line)]
 
 
 def _speakable(text: str) -> bool:
-    """Whether there is anything to pronounce: a lone dash or smiley is not."""
-    return any(map(str.isalnum, text))
+    """Whether there is anything to pronounce: a lone dash or smiley is not.
+
+    The mark of a code block must not be lost either: it decides about all that comes after it.
+    """
+    return any(map(str.isalnum, text)) or _FENCE.search(text) is not None

@@ -24,6 +24,8 @@ from voicepool.engines import registry
 from voicepool.engines.base import Advising, Engines
 from voicepool.pipeline import SpeechPipelineManager
 from voicepool.session import Session
+from voicepool.spoken import reader
+from voicepool.stages import language_of
 from voicepool.wire.realtime.client import MAX_MESSAGE_BYTES
 from voicepool.wire.realtime.config import DEFAULT_MODEL, Defaults
 from voicepool.wire.realtime.protocol import RealtimeProtocol
@@ -73,6 +75,7 @@ class SpeechApp:
         for engine in self._all():
             engine.preload()
         rehearsal.preload()
+        reader.prepare(language_of(self._engines.tts, ""))
         for engine in self._all():
             lines = engine.advise(self._callers) if isinstance(engine, Advising) else ()
             for line in lines:

@@ -23,6 +23,7 @@ import numpy as np
 
 from voicepool.engines.base import (
     INPUT_RATE,
+    Polyglot,
     RecognizerStream,
     Samples,
     SpeechChunk,
@@ -347,6 +348,11 @@ class Utterance:
             self._stream = None
 
 
+def language_of(synthesizer: SpeechSynthesizer, voice: str) -> str:
+    """What a voice speaks, see Polyglot. Only after `preload`."""
+    return synthesizer.language_of(voice) if isinstance(synthesizer, Polyglot) else "en"
+
+
 def _ignore_partial(item_id: str, text: str) -> None:
     """The turn is over; what its recogniser still says of its beginning is stale."""
 
@@ -365,10 +371,14 @@ class Speaker:
         """Samples per second of the chunks."""
         return self._synthesizer.sample_rate
 
+    def language(self, voice: str) -> str:
+        """What the voice speaks, see Polyglot."""
+        return language_of(self._synthesizer, voice)
+
     async def speak(
         self, text: str, *, voice: str, speed: float
     ) -> AsyncGenerator[Done[SpeechChunk], None]:
-        """The clause's sound, as it is made. Raises StageFailed. Closing it cancels the rest."""
+        """The text's sound, as it is made. Raises StageFailed. Closing it cancels the rest."""
         async with self._turn:
             chunks = None
             try:
