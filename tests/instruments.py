@@ -86,10 +86,12 @@ class ScriptedStream:
         return Transcript(f"{self.samples} samples", final=False)
 
     def snapshot(self) -> Transcript:
-        return Transcript(self.recognizer.next_snapshot(), final=False)
+        text = self.recognizer.next_snapshot()
+        return Transcript(text, final=False, rejected=self.recognizer.rejected)
 
     def finish(self) -> Transcript:
-        return Transcript(self.recognizer.next_final(), final=True)
+        text = self.recognizer.next_final()
+        return Transcript(text, final=True, rejected=self.recognizer.rejected)
 
     def close(self) -> None:
         self.closed = True
@@ -105,6 +107,8 @@ class ScriptedRecognizer(Loaded):
 
     finals: list[str | Exception] = field(default_factory=lambda: ["hello"])
     snapshots: list[str | Exception] = field(default_factory=list)
+    rejected: str = ""
+    """Why it does not believe what it makes of a turn."""
     gate: threading.Event = field(default_factory=threading.Event)
     heard: list[Samples] = field(default_factory=list)
     streams: list[ScriptedStream] = field(default_factory=list)

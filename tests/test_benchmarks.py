@@ -18,11 +18,11 @@ from benchmarks.figures import (
     absolute,
     compare,
     document,
-    percentile,
     summarize,
 )
 from benchmarks.processes import children, cpu_seconds, pss_bytes
 from benchmarks.wire import frame, message_size
+from voicepool.bench.samples import percentile
 
 ROOT = Path(__file__).parent.parent
 

@@ -174,13 +174,27 @@ async def test_text_alone_where_nobody_listens() -> None:
 
 
 async def test_what_was_not_understood_is_asked_of_the_model_as_nothing() -> None:
-    chosen = engines(stt=ScriptedRecognizer([""]))
+    chosen = engines(stt=ScriptedRecognizer([""], rejected="no phrase"))
     async with Call(chosen) as call:
         await call.hear(*TURN)
         await call.next(ResponseDone)
         assert call.all(FinalTranscript)[0].text == ""
         assert isinstance(chosen.llm, ScriptedModel)
         assert chosen.llm.requests[0].messages == (Message("user", ""),)
+
+
+async def test_a_turn_without_words_is_not_answered_and_not_remembered() -> None:
+    chosen = engines(stt=ScriptedRecognizer(["", "hello"]))
+    async with Call(chosen) as call:
+        await call.hear(*TURN)
+        assert (await call.next(FinalTranscript)).text == ""
+        await call.hear(*TURN)
+        await call.next(ResponseDone)
+        assert len(call.all(ResponseStarted)) == 1
+        assert isinstance(chosen.llm, ScriptedModel)
+        assert [request.messages for request in chosen.llm.requests] == [
+            (Message("user", "hello"),)
+        ]
 
 
 async def test_a_turn_may_be_committed_and_not_answered() -> None:

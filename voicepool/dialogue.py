@@ -87,6 +87,11 @@ class Turn:
     def answered(self) -> bool:
         return self.transcribed and self.reply is not None and self.reply.status != "in_progress"
 
+    @property
+    def unsaid(self) -> bool:
+        """Whether no word was understood, and no reply has begun."""
+        return self.transcribed and not self.text and self.reply is None
+
     def since_speech(self, moment: float | None) -> float | None:
         """Seconds from the end of the utterance to `moment`."""
         return None if moment is None or self.spoke_until is None else moment - self.spoke_until

@@ -74,6 +74,8 @@ class _Turn:
     transcribing: asyncio.Task[str] = field(init=False)
     stt: Span | None = None
     transcribed: float | None = None
+    unsaid: bool = False
+    """There were no words in it."""
 
 
 class SpeechPipelineManager:
@@ -319,8 +321,9 @@ class SpeechPipelineManager:
                 self._outbox.put(TranscriptFailed(item_id, str(error)))
             raise
         turn.stt, turn.transcribed = done.span, time.monotonic()
-        text = done.value.text.strip()
-        self.history.settle(turn.entry, Message("user", text))
+        text, turn.unsaid = done.value.text.strip(), done.value.unsaid
+        if not turn.unsaid:  # else it stays pending: the model is told nothing of it
+            self.history.settle(turn.entry, Message("user", text))
         if self._settings.transcribe:
             self._outbox.put(FinalTranscript(item_id, text, utterance.samples / INPUT_RATE))
         return text
@@ -334,8 +337,10 @@ class SpeechPipelineManager:
     def _answer(self, turn: _Turn) -> None:
         settings = self._settings
 
-        async def prepare(response: Response) -> Generation:
+        async def prepare(response: Response) -> Generation | None:
             await self._transcribed(response, turn)
+            if turn.unsaid:
+                return None
             asked = asking.asked(settings, response.request, self.history.messages())
             ready = self._speculator.take(asked)
             response.stopwatch.speculated = ready is not None
@@ -384,7 +389,7 @@ class SpeechPipelineManager:
         self,
         request: ResponseRequest,
         asked: float,
-        prepare: Callable[[Response], Awaitable[Generation]],
+        prepare: Callable[[Response], Awaitable[Generation | None]],
     ) -> Response:
         return Response(
             new_id("resp"),

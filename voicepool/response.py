@@ -104,8 +104,9 @@ class Channel:
 class Response:
     """One response, from its request to its ResponseDone; `run` it in a task.
 
-    `prepare` gives the generation, whose parts nobody has read; it may wait for a transcript, and
-    may raise StageFailed. `closed` is set by `close`, after which nothing more is told.
+    `prepare` gives the generation, whose parts nobody has read, or None where there is nothing to
+    answer: nobody hears of such a response. It may wait for a transcript, and may raise
+    StageFailed. `closed` is set by `close`, after which nothing more is told.
     """
 
     response_id: str
@@ -113,7 +114,7 @@ class Response:
     spoken: bool
     channel: Channel
     stopwatch: Stopwatch
-    prepare: Callable[[Response], Awaitable[Generation]]
+    prepare: Callable[[Response], Awaitable[Generation | None]]
     on_closed: Callable[[Response], None]
     requested: bool = False
     """Somebody asked for it and is told at once that it begins; the answer to a turn begins with
@@ -131,6 +132,9 @@ class Response:
         """Make and tell the response."""
         try:
             self.generation = await self.prepare(self)
+            if self.generation is None:
+                self.close("cancelled")
+                return
             self.start()
             async for part in self.generation.parts():
                 await self._tell(part)

@@ -47,6 +47,8 @@ class Speculator:
             transcript = await utterance.snapshot()
         except StageFailed:
             return  # told when the turn is transcribed
+        if transcript.unsaid:
+            return
         ahead.asked = ask(transcript.text.strip())
         ahead.generation = self._generate(*ahead.asked)
 

@@ -31,6 +31,8 @@ PAUSE_MS = 800
 """Quiet in a file that `fast` takes for the end of an utterance; longer than servers' usual 500."""
 NO_SPEECH = 5.0
 """Seconds of silence after which a server that has noticed no speech never will."""
+UNANSWERED = 3.0
+"""Seconds after which a turn without a word in it will get no reply: few servers answer a cough."""
 GREETING = 10.0
 """Seconds that a server has for its session.created."""
 GAP = RATE // 2
@@ -243,7 +245,10 @@ class _Call:
             loud = self._loudness.last_loud_ms(float("inf")) or 0
             # Else some speech at the end has not been noticed yet, or is too short to be speech.
             return nothing_more or turns[-1].end_ms >= loud - PAUSE_MS
-        if now - max(began, self._news) > self._options.timeout:
+        quiet = now - max(began, self._news)
+        if quiet > UNANSWERED and turns[-1].unsaid:
+            return True
+        if quiet > self._options.timeout:
             raise CallError(f"no reply within {self._options.timeout:g} s", ExitCode.CALL_FAILED)
         return False
 

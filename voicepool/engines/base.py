@@ -143,6 +143,11 @@ class Transcript:
     rejected: str = ""
     """Why a recogniser with a closed phrase set did not take its best guess; "" if it did."""
 
+    @property
+    def unsaid(self) -> bool:
+        """Whether there were no words: a cough, a door. Such a turn gets no reply."""
+        return not (self.text.strip() or self.rejected)
+
 
 class RecognizerStream(Protocol):
     """One utterance of one caller."""
