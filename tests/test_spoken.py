@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tomllib
 from contextlib import suppress
 from decimal import Decimal
+from importlib.resources import files
 from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from voicepool.engines import espeak, phrasebook
 from voicepool.sentences import Clause, Clauses
 from voicepool.spoken.aligned import Aligned, Draft
 from voicepool.spoken.lexicon import LEXICONS
@@ -205,6 +208,10 @@ def test_addresses_are_named_by_their_hosts(written: str, spoken: str) -> None:
         ("+49 30 1234567", "plus 4 9, 3 0, 1 2 3 4 5 6 7"),
         ("4111 1111 1111 1111", "4 1 1 1, 1 1 1 1, 1 1 1 1, 1 1 1 1"),
         ("48291042, 007, 5000000", "4 8 2 9 1 0 4 2, 0 0 7, 5000000"),
+        ("1234567890123456", "1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6"),
+        ("+4930123456", "plus 4 9 3 0 1 2 3 4 5 6"),
+        ("+1 (555) 123-4567", "plus 1, 5 5 5, 1 2 3, 4 5 6 7"),
+        ("+3 10 20", "plus 3 10 20"),
         ("v1.2, version v3, 1.2.3", "version 1 point 2, version 3, 1 point 2 point 3"),
         ("192.168.0.1", "192 dot 168 dot 0 dot 1"),
         # relations
@@ -374,6 +381,30 @@ def test_words_stand_for_what_they_were_made_from() -> None:
     assert spoken.written(10_000) == len(clause)
 
 
+def test_a_real_synthesisers_words_tell_how_much_was_heard() -> None:
+    synthesizer = espeak.create({})
+    synthesizer.preload()
+    (spoken,) = read("The **price** is $1,234.56 ([list](https://example.com/x)) at 10:30 😀.")
+    words = [word for chunk in synthesizer.synthesize(spoken.text) for word in chunk.words]
+    heard = [spoken.clause.text[: spoken.written(word.text_end)] for word in words]
+    assert heard[0] == "The"
+    assert heard[3] == "The **price** is $1,234.56", "with its first word, the amount is begun"
+    assert heard[-1].endswith(" at 10:30 😀.")
+    assert all(longer.startswith(shorter) for shorter, longer in pairwise(heard))
+
+
+def test_what_the_phrasebook_says_without_numbers_is_said_as_it_is_written() -> None:
+    source = (files(phrasebook) / "phrasebook.toml").read_text()
+    replies = [
+        reply for entry in tomllib.loads(source)["phrase"] for reply in entry.get("reply", ())
+    ]
+    plain = [reply for reply in replies if not set(reply) & set("0123456789{")]
+    assert len(plain) > 50
+    for reply in plain:
+        for spoken in read(reply):
+            assert spoken.text == spoken.clause.text
+
+
 def test_a_draft_of_nothing_is_nothing() -> None:
     assert Draft(Aligned.identity("abc")).finish().text == ""
     assert Aligned.identity("abc").covered(-1) == 0
@@ -431,6 +462,7 @@ def test_what_is_said_can_be_said(text: str, language: str) -> None:
 
 _HOSTILE = """
     a 1 1, * ` [ ]( <b &a ~ a. a@ +1_ www. | >_ 1- 1: : http:// _a ](_" ( - =_ 1/ 1. ,_ <!-- [^a a-
+    +1234567890123 1,234,567,890, 123_123_123_ 1-1- +1_(1)_ 1.234. 12:30- 2024-05- a.b@c. v1.2. $1k_
     a/ 😀 aa.aa. 1,234, <http://a @ ^ a_ # ## \\ &#1 ‍ ⬛ ``` ~~~ v1. 1_1/2_ '
 """
 
@@ -439,8 +471,9 @@ _HOSTILE = """
 def test_a_hundred_thousand_characters_at_once_take_no_more_than_their_share(piece: str) -> None:
     """Clauses are short; were they not, a search in quadratic time would run for minutes here."""
     written = (piece.replace("_", " ") * 100_000)[:100_000]
-    spoken = Reader("en").read(Clause(written, 0, opens_line=True))
-    assert spoken.written(len(spoken.text)) <= len(written)
+    for language in ("en", "fr"):
+        spoken = Reader(language).read(Clause(written, 0, opens_line=True))
+        assert spoken.written(len(spoken.text)) <= len(written)
 
 
 def test_a_language_may_be_prepared_before_it_is_needed() -> None:

@@ -34,7 +34,7 @@ _TIME = r"""
 _BETWEEN_TIMES = rf"(?<=:\d\d){_GAP}?[{DASH}]{_GAP}?(?=\d{{1,2}}:\d\d)"
 _TELEPHONE = rf"""
     (?<![\w.,/{DASH}])(?:
-        \+\d{{1,3}}(?:[ .-]?(?:\(\d{{1,5}}\)|\d{{1,12}})){{2,6}}
+        \+(?=(?:[ .()-]{{0,2}}\d){{7}})\d{{1,15}}+(?:[ .-]?\(\d{{1,5}}\)|[ .-]\d{{1,12}}+){{0,6}}+
       | (?:1[ .-])?(?:\(\d{{3}}\)[ .-]?|\d{{3}}[ .-])\d{{3}}[ .-]\d{{4}}
       | \d{{3}}-(?!\d\d00\b)\d{{4}}
       | \d{{3}}-\d\d-\d{{4}}
@@ -82,7 +82,6 @@ class Amounts:
 
     def _amount(self, match: re.Match[str]) -> str:
         low, high = match["low"], match["high"]
-        last = self._numerals.parse(high or low)
         unit = UNITS.get(match["unit"] or "") or APART.get(match["apart"] or "")
         paid = match["paid"] or match["price"]
         counted = bool(unit or paid or match["sign"])  # and so no year
@@ -91,9 +90,9 @@ class Amounts:
         if high:
             said += self._number(low, counted) + self._joint(match)
         if unit:
-            return said + self._numerals.unit(last, words, unit)
+            return said + self._numerals.unit(self._numerals.parse(high or low), words, unit)
         if paid:
-            return said + self._money(last, paid.strip(), match)
+            return said + self._money(self._numerals.parse(high or low), paid.strip(), match)
         return said + words
 
     def _money(self, amount: Decimal, sign: str, match: re.Match[str]) -> str:

@@ -16,7 +16,7 @@ _DAY = rf"""
 _ORDINAL = rf"{NUMBER_STARTS}(?P<nth>\d{{1,3}}(?:,\d{{3}}){{1,3}}|\d{{1,12}})(?:st|nd|rd|th)\b"
 _DECADE = r"(?<!\w)(?<!\d[.,])['\u2019]?(?P<decade>(?:1\d|20)?\d0)['\u2019]?s\b"
 _VERSION = rf"""
-    (?<!\w)(?P<v>[vV][ ]?)\d{{1,6}}(?:\.\d{{1,6}}){{0,5}}{NUMBER_ENDS}
+    (?<!\w)(?P<v>[vV])\d{{1,6}}(?:\.\d{{1,6}}){{0,5}}{NUMBER_ENDS}
   | {NUMBER_STARTS}\d{{1,6}}(?:\.\d{{1,6}}){{2,5}}{NUMBER_ENDS}
 """
 _FRACTION = rf"""
@@ -59,10 +59,11 @@ class English:
         return f"{year[:-1]}ies" if year.endswith("y") else f"{year}s"
 
     def _version(self, match: re.Match[str]) -> str:
-        parts = match.group().lstrip("vV ").split(".")
+        parts = match.group().lstrip("vV").split(".")
         joint = " dot " if len(parts) == 4 and not match["v"] else " point "  # an IPv4 address
         said = joint.join(str(int(part)) for part in parts)
-        named = match.string[: match.start()][-8:].lower() == "version "
+        before = match.string[max(match.start() - 8, 0) : match.start()]
+        named = before.lower() == "version "
         return f"version {said}" if match["v"] and not named else said
 
     def _fraction(self, match: re.Match[str]) -> str:

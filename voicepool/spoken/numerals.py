@@ -53,7 +53,8 @@ class Numerals:
         """A regular expression, without groups, for a number without sign."""
         group, point = f"[{re.escape(self.group)}]", re.escape(self.decimal)
         # India parts pairs of digits above the thousands.
-        thousands = rf"\d{{1,3}}(?:{group}\d{{2,3}}){{0,5}}{group}\d{{3}}"
+        above = r"\d{2,3}" if self.english else r"\d{3}"
+        thousands = rf"\d{{1,3}}(?:{group}{above}){{0,5}}{group}\d{{3}}"
         return rf"(?:{thousands}|\d{{1,40}}+)(?:{point}\d{{1,20}}+)?"
 
     def parse(self, written: str) -> Decimal:

@@ -4,7 +4,8 @@ Two passes: the marks of Markdown and HTML go (markup.py), then links, numbers a
 words (links.py, amounts.py, english.py, signs.py). Each keeps account of what every character of
 its result stands for, so that a word's time tells how much of the written text was heard.
 
-The work is linear in a clause's length, about 0.1 ms for a sentence.
+The work is linear in a clause's length: 0.1 to 0.4 ms for a sentence, and about 0.1 ms more for
+every price in it.
 """
 
 from __future__ import annotations
