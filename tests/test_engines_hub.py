@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from pathlib import Path
 
@@ -92,3 +93,9 @@ def test_failures_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.undo()
     with pytest.raises(EngineUnavailable, match="turned off by HF_HUB_OFFLINE"):
         fetch()
+
+
+def test_a_full_disk_is_not_taken_for_a_broken_network() -> None:
+    told = hub._explain("a/b", OSError(errno.ENOSPC, "No space left on device"))
+    assert "does not fit on the disk" in told
+    assert "network" not in told

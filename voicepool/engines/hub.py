@@ -7,6 +7,7 @@ everywhere (https://huggingface.co/docs/huggingface_hub/package_reference/enviro
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
@@ -49,9 +50,9 @@ def fetch(
 ) -> None:
     """Download the files of `repo` that match a pattern and are not here yet; blocks.
 
-    `label` stands before the file's name in what `report` hears. A download that was broken off
-    is resumed. Raises EngineUnavailable: no way to the Hub, no such repository, or nothing in it
-    that matches one of `needed`.
+    `label` stands before the file's name in what `report` hears. Raises
+    EngineUnavailable: no way to the Hub, no such repository, or nothing in it that matches one of
+    `needed`.
     """
     try:
         sizes = _sizes(repo)
@@ -127,6 +128,8 @@ def _explain(repo: str, error: Exception) -> str:
         return f"the Hub has no repository {repo}, or it is private and HF_TOKEN is not set"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "downloads are turned off by HF_HUB_OFFLINE; unset it to download"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{repo} does not fit on the disk; HF_HOME names another place for downloads"
     first = next(iter(str(error).splitlines()), "")
     return (
         f"{repo} cannot be downloaded ({type(error).__name__}: {first}); check the network, "

@@ -278,8 +278,7 @@ def _heard(segment: Any) -> Heard:
 
 
 _REMEDIES: Final = (
-    (r"libcu\w+|libnv\w+", "install CUDA's libraries: pip install nvidia-cublas-cu12 "
-     "nvidia-cudnn-cu12"),
+    (r"libcu\w+|libnv\w+", "`voicepool doctor` names the packages that bring CUDA's libraries"),
     (r"driver|CUDA", "run `voicepool doctor`"),
     (r"features shape", "the model's preprocessor_config.json is missing or another model's"),
     (r"", "delete the model's files and run: voicepool prefetch"),
