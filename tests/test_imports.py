@@ -98,7 +98,7 @@ def test_the_pool_needs_nothing_but_the_standard_library() -> None:
 @pytest.mark.parametrize(
     ("starts", "libraries"),
     [
-        (["voicepool.budget"], set()),
+        (["voicepool.budget", "voicepool.attribution", "voicepool.gpu"], set()),
         (["voicepool.turns"], {"numpy"}),
         (package("voicepool.wire"), {"msgspec", "numpy", "soxr"}),
         (["voicepool.request", "voicepool.answers"], {"h11", "msgspec"}),
