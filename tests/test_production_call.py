@@ -204,7 +204,7 @@ def test_partial_transcripts_come_while_the_caller_speaks(
     ("stage", "options", "words"),
     [
         ("stt", {"model": "bse"}, "did you mean 'base'"),
-        ("stt", {"model": "base"}, "voicepool prefetch"),
+        ("stt", {"model": "base"}, "voicepool prefetch --profile cpu"),
         ("stt", {"compute_type": "float16"}, "int8"),
         ("stt", {"language": "xx"}, "language"),
         ("tts", {"voice": "af_hart"}, "did you mean 'af_heart'"),

@@ -22,6 +22,7 @@ from voicepool.app import caller
 from voicepool.config import Settings
 from voicepool.engines import registry
 from voicepool.engines.base import Advising, Engines
+from voicepool.errors import EngineUnavailable
 from voicepool.pipeline import SpeechPipelineManager
 from voicepool.session import Session
 from voicepool.spoken import reader
@@ -44,16 +45,27 @@ def create(settings: Settings | None = None) -> SpeechApp:
     settings = settings or Settings()
     choice = registry.resolve_profile(settings.profile, settings.engines)
     return SpeechApp(
-        registry.build(choice), call_limit=settings.call_limit, callers=settings.max_connections
+        registry.build(choice),
+        profile=choice.profile,
+        call_limit=settings.call_limit,
+        callers=settings.max_connections,
     )
 
 
 class SpeechApp:
     """Speech over the Realtime protocol, see `app.App`, `app.Rehearsing` and `app.Negotiating`."""
 
-    def __init__(self, engines: Engines, *, call_limit: float = 3600.0, callers: int = 1) -> None:
+    def __init__(
+        self,
+        engines: Engines,
+        *,
+        profile: str = "",
+        call_limit: float = 3600.0,
+        callers: int = 1,
+    ) -> None:
         """`callers`: how many may call at once, which engines may have advice about."""
         self._engines = engines
+        self._profile = profile
         self._call_limit = call_limit
         self._callers = callers
 
@@ -72,8 +84,12 @@ class SpeechApp:
     # -- before the caller
 
     def preload(self) -> None:
-        for engine in self._all():
-            engine.preload()
+        try:
+            for engine in self._all():
+                engine.preload()
+        except EngineUnavailable as error:
+            message = registry.name_profile(str(error), self._profile)
+            raise EngineUnavailable(message) from error
         rehearsal.preload()
         reader.prepare(language_of(self._engines.tts, ""))
         for engine in self._all():

@@ -10,7 +10,7 @@ import voicepool
 from voicepool.config import STAGES, Settings
 from voicepool.doctor.facts import Checked, Host, in_cores
 from voicepool.doctor.findings import Finding, note, ok, problem, wrong
-from voicepool.engines.registry import Choice
+from voicepool.engines.registry import Choice, name_profile
 from voicepool.quantities import format_size
 
 _OLDEST_KERNEL: Final = (5, 3)
@@ -167,13 +167,6 @@ _FALLBACKS: Final = {
 
 
 def split(message: str, profile: str) -> tuple[str, str]:
-    """An engine's message as what is wrong and the remedy ("" if it has none), in this order.
-
-    A plain `voicepool prefetch` would be for the profile that is set, so it gets this one's name.
-    """
-    text, _, remedy = message.rpartition("; ")
-    if not text:
-        return message, ""
-    if profile and remedy.endswith("voicepool prefetch"):
-        remedy += f" --profile {profile}"
-    return text, remedy
+    """An engine's message as what is wrong and the remedy ("" if it has none), in this order."""
+    text, _, remedy = name_profile(message, profile).rpartition("; ")
+    return (text, remedy) if text else (message, "")

@@ -153,6 +153,13 @@ def _auto(gpu: str) -> tuple[str, str]:
     return "embedded", "no CUDA device is visible; --profile cpu runs language models without one"
 
 
+def name_profile(message: str, profile: str) -> str:
+    """An engine's message; a plain `voicepool prefetch` at its end is for the profile that the file
+    or the environment sets, so it gets the one that was meant."""
+    ending = "voicepool prefetch"
+    return f"{message} --profile {profile}" if profile and message.endswith(ending) else message
+
+
 def missing_packages() -> list[str]:
     """Packages of the profiles cuda and cpu that are not installed. Imports none of them."""
     return [
