@@ -214,6 +214,8 @@ def test_addresses_are_named_by_their_hosts(written: str, spoken: str) -> None:
         ("+3 10 20", "plus 3 10 20"),
         ("v1.2, version v3, 1.2.3", "version 1 point 2, version 3, 1 point 2 point 3"),
         ("192.168.0.1", "192 dot 168 dot 0 dot 1"),
+        ("ISBN 978-3-16-148410-0, 12-34-56", "ISBN 978-3-16-148410-0, 12-34-56"),
+        ("10-555-123-4567", "10-555-123-4567"),
         # relations
         (
             "1st, 2nd, 23rd, 100th, 1,000th",

@@ -13,7 +13,8 @@ Rule = tuple[str, Callable[[re.Match[str]], str | None]]
 Unsayable raised, leaves it as it is. Names of groups are unique among all rules of a pass. For a
 search in linear time, patterns bound what they repeat, or begin where no other of them can."""
 
-DASH = "-\u2212\u2013\u2014"
+DASH = r"\-\u2212\u2013\u2014"
+"""For a class of characters, at any place in it."""
 NUMBER_STARTS = rf"(?<!\w)(?<!\d[.,/:{DASH}])"
 """Where a digit begins a number: not the rest of one, of a date or of a code."""
 NUMBER_ENDS = rf"(?!\w)(?![.,/:{DASH}]\d)"
