@@ -23,7 +23,7 @@ def _any(symbols: Iterable[str]) -> str:
 
 _GAP = "[ \u00a0\u202f]"
 _MINUS = "\u2212"
-_BEFORE = rf"(?:{_any(CURRENCIES)}|(?:{CODES})[ \u00a0])"
+_BEFORE = rf"(?:(?:{_any(CURRENCIES)})[ \u00a0]?|(?:{CODES})[ \u00a0])"
 
 _DATE = r"(?<![\w-])(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)(?:(?P<T>T)(?=\d\d:)|(?![\w-]))"
 _TIME = r"""
@@ -57,12 +57,17 @@ class Amounts:
         """In the order in which they must be tried."""
         return [
             (_DATE, self._date),
-            (_TIME, self._time),
+            (_TIME + self._clock_word(), self._time),
             (_BETWEEN_TIMES, self._between),
             (_TELEPHONE, self._telephone),
             *(English(self._numerals).rules() if self._numerals.english else ()),
             (self._pattern(), self._amount),
         ]
+
+    def _clock_word(self) -> str:
+        """A pattern for what some write behind the time, and its words hold: "10:30 Uhr"."""
+        word = self._lexicon.clock[1].removeprefix("{h}").strip()
+        return rf"(?:{_GAP}{re.escape(word)}(?!\w))?" if word else ""
 
     def _pattern(self) -> str:
         number = self._numerals.pattern
