@@ -96,11 +96,7 @@ class Reception:
         denied = self._access.check_key(head)
         if isinstance(denied, Denied):
             return _deny(denied, head)
-        try:
-            return respond(200, self._status(), head=is_head)
-        except OSError as error:
-            message = f"the status cannot be read now: {error.strerror}"
-            return refuse(503, message, "overloaded", head=is_head)
+        return respond(200, self._status(), head=is_head)
 
     def _not_found(self, head: Head) -> bytes:
         known = [HEALTHZ, READYZ, STATUS, *sorted(self.paths or ())]
