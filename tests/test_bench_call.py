@@ -59,10 +59,16 @@ def test_a_search_says_what_fits_and_what_was_too_many() -> None:
             [round_of(1, 0.5), round_of(2, 0.5, failures=("no",))],
             "1 caller fits: p95 0.50 s of 1 s; with 2 calls failed",
         ),
+        (2, [round_of(2, 0.5)], "2 callers fit: p95 0.50 s of 1 s; more were not tried"),
+        (
+            0,
+            [round_of(4, 2.0)],
+            "4 callers do not fit into 1 s; fewer were not tried; with 4 it was 2.00 s",
+        ),
     ],
 )
 def test_the_verdict_in_words(fits: int, rounds: list[Round], words: str) -> None:
-    assert call.verdict(fits, 1.0, rounds).startswith(words)
+    assert call.verdict(fits, 1.0, rounds, 1).startswith(words)
 
 
 def test_a_round_with_a_failure_or_a_silence_does_not_fit() -> None:
@@ -141,3 +147,12 @@ def test_a_file_that_is_no_wav_is_a_line_and_a_code(
     done = bench(str(file), "--url", server.url)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_what_cannot_be_read_or_kept_is_told_before_anybody_calls(tmp_path: Path) -> None:
+    no_server = ("--url", "ws://127.0.0.1:9")
+    nowhere = tmp_path / "none" / "call.json"
+    for wrong in ((str(HELLO), "--json", str(nowhere)), (str(tmp_path / "none.wav"),)):
+        done = bench(*wrong, *no_server)
+        assert done.returncode == 2, done.stderr
+        assert wrong[-1] in done.stderr

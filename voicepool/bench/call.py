@@ -246,17 +246,21 @@ def _cells(found: Round) -> Iterator[str]:
     yield str(lost) if lost else ""
 
 
-def verdict(fits: int, limit: float, rounds: Sequence[Round]) -> str:
-    """What the search came to, in a sentence for people."""
+def verdict(fits: int, limit: float, rounds: Sequence[Round], most: int | None = None) -> str:
+    """What the rounds came to, in a sentence for people. `most`: how many the server takes at
+    once, where that is known."""
     by_callers = {found.callers: found for found in rounds}
     beyond = min((number for number in by_callers if number > fits), default=None)
     if fits:
         callers = "1 caller fits" if fits == 1 else f"{fits} callers fit"
         text = f"{callers}: p95 {by_callers[fits].voice_to_voice(P95):.2f} s of {limit:g} s"
-    else:
+    elif beyond == 1:
         text = f"not even one caller fits into {limit:g} s"
+    else:
+        text = f"{beyond} callers do not fit into {limit:g} s; fewer were not tried"
     if beyond is None:
-        return f"{text}; that is all the server takes (max_connections)"
+        end = "that is all the server takes (max_connections)"
+        return f"{text}; {end if fits == most else 'more were not tried'}"
     found = by_callers[beyond]
     lost = len(found.failures) + found.unanswered
     with_more = "calls failed" if lost else f"it was {found.voice_to_voice(P95):.2f} s"
