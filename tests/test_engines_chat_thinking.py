@@ -17,8 +17,13 @@ PIECES = (
     "</think>",
     "<THINKING>",
     "</Reasoning>",
+    "[THINK]",
+    "[/think]",
     "<",
     "</",
+    "[",
+    "[/",
+    "]",
     "think",
     "ing",
     ">",
@@ -50,6 +55,8 @@ def filtered(*pieces: str, thinking: bool = False) -> str:
         ("Well<think>Hm.</think> hello.", "Well hello."),
         ("Well. <REASONING>Hm.", "Well. "),
         ("one</think>two", "onetwo"),
+        ("[THINK]Hm. [x] <b>[/THINK]Hello.", "Hello."),
+        ("<thought>Hm.</thought>Hello [1] and [thin", "Hello [1] and [thin"),
         ("<think>a</think>b<think>c</think>d", "bd"),
         ("3 < 4 and <b>bold</b> <thin", "3 < 4 and <b>bold</b> <thin"),
         ("", ""),
@@ -74,8 +81,11 @@ def test_any_split_says_the_same(text: str, data: st.DataObject) -> None:
 
 @given(texts)
 def test_it_is_the_text_without_its_thoughts(text: str) -> None:
-    tag = "(?:think|thinking|reasoning)>"
-    thought = re.compile(rf"<{tag}.*?(?:</{tag}|\Z)|</{tag}", re.IGNORECASE | re.ASCII | re.DOTALL)
+    tag = "(?:think|thinking|reasoning|thought)>"
+    opening, closing = rf"(?:<{tag}|\[think\])", rf"(?:</{tag}|\[/think\])"
+    thought = re.compile(
+        rf"{opening}.*?(?:{closing}|\Z)|{closing}", re.IGNORECASE | re.ASCII | re.DOTALL
+    )
     assert "".join(filtered(text).split()) == "".join(thought.sub("", text).split())
 
 

@@ -117,6 +117,7 @@ def test_what_cannot_be_seen_is_said_with_its_command(server: OllamaServer) -> N
     [
         ({"OLLAMA_NUM_PARALLEL": "2"}, "Ollama serves 2 of 8 callers at once"),
         ({}, "Ollama serves 1 of 8 callers at once"),
+        ({"OLLAMA_NUM_PARALLEL": "0"}, "Ollama serves 1 of 8 callers at once"),
         ({"OLLAMA_NUM_PARALLEL": "8"}, ""),
         ({"OLLAMA_NUM_PARALLEL": "many"}, "does not say"),
     ],

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 
-TAGS = ("think", "thinking", "reasoning")
+TAGS = ("think", "thinking", "reasoning", "thought")
 """What models call it: DeepSeek-R1, Qwen 3 and most others use the first."""
 
-_OPENING = tuple(f"<{tag}>" for tag in TAGS)
-_CLOSING = tuple(f"</{tag}>" for tag in TAGS)
-_CLOSING_TAG = re.compile("|".join(_CLOSING), re.IGNORECASE | re.ASCII)
-_ANY_TAG = re.compile("|".join(_OPENING + _CLOSING), re.IGNORECASE | re.ASCII)
+_OPENING = (*(f"<{tag}>" for tag in TAGS), "[think]")
+"""The last is of Mistral's models."""
+_CLOSING = (*(f"</{tag}>" for tag in TAGS), "[/think]")
+_CLOSING_TAG = re.compile("|".join(map(re.escape, _CLOSING)), re.IGNORECASE | re.ASCII)
+_ANY_TAG = re.compile("|".join(map(re.escape, _OPENING + _CLOSING)), re.IGNORECASE | re.ASCII)
 
 
 class ThoughtFilter:
@@ -43,7 +44,7 @@ class ThoughtFilter:
         while tag := (_CLOSING_TAG if self.thinking else _ANY_TAG).search(text):
             if not self.thinking:
                 said.append(self._let(text[: tag.start()]))
-            self.thinking = not tag[0].startswith("</")
+            self.thinking = tag[0][1] != "/"
             self._swallow_space = True
             text = text[tag.end() :]
         held = _possible_tag(text, _CLOSING if self.thinking else _OPENING + _CLOSING)
@@ -68,7 +69,7 @@ class ThoughtFilter:
 
 def _possible_tag(text: str, tags: tuple[str, ...]) -> int:
     """The length of the end of `text` that may be the beginning of one of `tags`."""
-    start = text.rfind("<")
+    start = max(text.rfind("<"), text.rfind("["))
     if start < 0:
         return 0
     ending = text[start:]

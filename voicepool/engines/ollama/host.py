@@ -38,7 +38,7 @@ def seen_parallel(port: int) -> int | None:
         try:
             environ = process.as_dict(["environ"])["environ"] or {}
             if port_of(environ.get("OLLAMA_HOST") or "127.0.0.1") == port:
-                return int(environ.get("OLLAMA_NUM_PARALLEL") or 1)
+                return max(1, int(environ.get("OLLAMA_NUM_PARALLEL") or 1))  # as Ollama takes 0
         except (psutil.Error, ValueError):
             continue
     return None
