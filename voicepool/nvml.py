@@ -66,8 +66,8 @@ class Nvml:
     def _split(self, handle: Any) -> bool:
         try:
             current, _ = self._nvml.nvmlDeviceGetMigMode(handle)
-        except self._nvml.NVMLError_NotSupported:
-            return False
+        except (self._nvml.NVMLError_NotSupported, self._nvml.NVMLError_FunctionNotFound):
+            return False  # neither the GPU nor an old driver knows of MIG
         return bool(current)
 
     def _device(self, handle: Any, index: str, parent: str = "") -> Gpu:
@@ -85,35 +85,41 @@ class Nvml:
         )
 
     def _processes(self, handle: Any) -> dict[int, int | None] | None:
-        """Compute and graphics together: one that does both is in both lists, with the same sum."""
+        """All kinds together: one that is of several kinds is in several lists.
+
+        Clients of CUDA MPS have a list of their own. Only the first list has to be there.
+        """
         nvml = self._nvml
         found: dict[int, int | None] = {}
-        for kind in ("Compute", "Graphics"):
-            name = f"nvmlDeviceGet{kind}RunningProcesses"
+        for kind in ("Compute", "Graphics", "MPSCompute"):
             try:
-                listed = self._newest(name)(handle)
-            except (nvml.NVMLError_NotSupported, nvml.NVMLError_NoPermission):
-                return None
+                listed = self._listed(kind, handle)
+            except nvml.NVMLError:
+                if kind == "Compute":
+                    return None
+                continue
             for process in listed:
-                found[process.pid] = process.usedGpuMemory
+                known, told = found.get(process.pid), process.usedGpuMemory
+                found[process.pid] = told if known is None else max(known, told or 0)
         return found
 
-    def _newest(self, name: str) -> Any:
-        """The function, or its older form where the driver is older than the bindings."""
+    def _listed(self, kind: str, handle: Any) -> Any:
+        """By the newest function that the driver has; v2 is of the drivers from 2021 on.
 
-        def call(handle: Any) -> Any:
-            try:
-                return getattr(self._nvml, name)(handle)
-            except self._nvml.NVMLError_FunctionNotFound:
-                return getattr(self._nvml, f"{name}_v2")(handle)
-
-        return call
+        By name, for the bindings' unversioned one turns what the driver lacks into an error that
+        is no NVMLError.
+        """
+        name = f"nvmlDeviceGet{kind}RunningProcesses"
+        try:
+            return getattr(self._nvml, f"{name}_v3")(handle)
+        except self._nvml.NVMLError_FunctionNotFound:
+            return getattr(self._nvml, f"{name}_v2")(handle)
 
     def _compute_mode(self, handle: Any) -> ComputeMode:
         try:
             return _MODES.get(self._nvml.nvmlDeviceGetComputeMode(handle), "default")
-        except self._nvml.NVMLError_NotSupported:
-            return "default"
+        except self._nvml.NVMLError:
+            return "default"  # a MIG instance, for one, has none
 
 
 def _text(value: str | bytes) -> str:

@@ -27,6 +27,7 @@ enum {
     NOT_SUPPORTED = 3,
     NOT_FOUND = 6,
     INSUFFICIENT_SIZE = 7,
+    FUNCTION_NOT_FOUND = 13,
     GPU_IS_LOST = 15,
     UNKNOWN = 999
 };
@@ -215,6 +216,7 @@ int nvmlDeviceGetName(device_t *device, char *name, unsigned size) {
 int nvmlDeviceGetComputeMode(device_t *device, unsigned *mode) {
     int status = ready(device);
     if (device->parent >= 0) return NOT_SUPPORTED;
+    if (strcmp(pids, "old") == 0) return UNKNOWN;
     *mode = (unsigned)device->mode;
     return status;
 }
@@ -222,6 +224,7 @@ int nvmlDeviceGetComputeMode(device_t *device, unsigned *mode) {
 int nvmlDeviceGetMigMode(device_t *device, unsigned *current, unsigned *pending) {
     int status = ready(device);
     if (status != OK) return status;
+    if (strcmp(pids, "old") == 0) return FUNCTION_NOT_FOUND;
     if (!is_split(device->index)) return NOT_SUPPORTED;
     *current = *pending = 1;
     return OK;
@@ -255,19 +258,34 @@ int nvmlDeviceGetMemoryInfo(device_t *device, memory_t *memory) {
     return OK;
 }
 
-int nvmlDeviceGetComputeRunningProcesses_v3(device_t *device, unsigned *number, process_t *list) {
+static int list_processes(device_t *device, int listed, unsigned *number, process_t *list) {
     unsigned found, room = list == NULL ? 0 : *number;
     unsigned long long sum;
     int status = ready(device);
     if (status != OK) return status;
-    if (strcmp(pids, "unsupported") == 0) return NOT_SUPPORTED;
-    found = strcmp(pids, "hidden") == 0 ? 0 : allocations(device->uuid, list, room, &sum);
+    found = listed ? allocations(device->uuid, list, room, &sum) : 0;
     *number = found;
     return found > room ? INSUFFICIENT_SIZE : OK;
 }
 
+int nvmlDeviceGetComputeRunningProcesses_v3(device_t *device, unsigned *number, process_t *list) {
+    if (strcmp(pids, "unsupported") == 0) return NOT_SUPPORTED;
+    if (strcmp(pids, "old") == 0) return FUNCTION_NOT_FOUND;
+    return list_processes(device, strcmp(pids, "hidden") != 0 && strcmp(pids, "mps") != 0, number,
+                          list);
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v2(device_t *device, unsigned *number, process_t *list) {
+    return list_processes(device, 1, number, list);
+}
+
+int nvmlDeviceGetMPSComputeRunningProcesses_v3(device_t *device, unsigned *number,
+                                               process_t *list) {
+    if (strcmp(pids, "old") == 0) return FUNCTION_NOT_FOUND;
+    return list_processes(device, strcmp(pids, "mps") == 0, number, list);
+}
+
 int nvmlDeviceGetGraphicsRunningProcesses_v3(device_t *device, unsigned *number, process_t *list) {
-    (void)list;
-    *number = 0;
-    return ready(device);
+    if (strcmp(pids, "old") == 0) return UNKNOWN;
+    return list_processes(device, 0, number, list);
 }
