@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.nvml.driver import GB, NOT_LOADED, Card, Driver
-from voicepool import commands, gpuprobe
+from voicepool import commands, gpuprobe, linux
 from voicepool.config import Settings
 from voicepool.errors import ConfigError
 from voicepool.gpu import Gpu, chosen, listing, usable, visible
@@ -70,6 +70,17 @@ def test_processes_that_the_driver_does_not_tell_about(install_driver: Install, 
     driver.allocate("GPU-a", GB)
     expected = None if pids == "unsupported" else {os.getpid(): None}
     assert survey().gpus[0].processes == expected
+
+
+@pytest.mark.parametrize("pids", ["mps", "old"])
+def test_clients_of_mps_and_what_an_old_driver_lists(install_driver: Install, pids: str) -> None:
+    driver = install_driver(Card("GPU-a", 24 * GB))
+    driver.pids = pids  # type: ignore[assignment]
+    driver.say()
+    driver.allocate("GPU-a", GB)
+    seen = survey()
+    assert seen.lost == 0
+    assert seen.gpus[0].processes == {os.getpid(): GB}
 
 
 @pytest.mark.parametrize(("code", "mode"), [(0, "default"), (2, "prohibited"), (3, "exclusive")])
@@ -159,6 +170,31 @@ async def test_a_driver_in_trouble_is_tried_again_after_a_while(
         driver.fail, driver.hang = 0, False
         driver.say()
         await asyncio.sleep(gpuprobe.BACKOFF_BASE)  # the longest first wait
+        assert (await probe.look()).error == ""
+
+
+async def test_a_probe_that_cannot_be_ended_is_not_asked_again(
+    install_driver: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpuprobe, "PATIENCE", 0.3)
+    monkeypatch.setattr(gpuprobe, "GOODBYE", 0.1)
+    monkeypatch.setattr(gpuprobe, "BACKOFF_BASE", 0.0)
+    driver = install_driver(Card("GPU-a", GB))
+    driver.hang = True
+    driver.say()
+    async with probing() as probe:
+        with monkeypatch.context() as kernel:  # one that holds the process in a system call
+            kernel.setattr(linux, "signal_pidfd", lambda *_: None)
+            assert (await probe.look()).error
+        stuck = probe.pid
+        assert stuck is not None
+        driver.hang = False
+        driver.say()
+        assert (await probe.look()).error, "its answer would come now, but it is given up"
+        assert probe.pid == stuck, "and none is started beside it"
+        os.kill(stuck, signal.SIGKILL)
+        await asyncio.to_thread(os.waitid, os.P_PID, stuck, os.WEXITED | os.WNOWAIT)
+        monkeypatch.setattr(gpuprobe, "PATIENCE", 10.0)
         assert (await probe.look()).error == ""
 
 

@@ -20,7 +20,8 @@ from voicepool.ipc import Look, Sight
 PATIENCE: Final = 10.0
 """How long an answer may take, in seconds: a driver that was unloaded takes some to come up."""
 GOODBYE: Final = 2.0
-"""How long one that was killed may take to end while the server goes down."""
+"""How long one that was killed may take to end before it is left to the kernel, which cannot end a
+process while a driver holds it."""
 BACKOFF_BASE: Final = 0.5
 BACKOFF_CAP: Final = 30.0
 RENEWAL: Final = 5.0
@@ -51,6 +52,7 @@ class _Process:
             self.pidfd = os.pidfd_open(self._process.pid)
             failed.pop_all()
         self.channel: ipc.Channel[Sight] = ipc.Channel(ours, Sight)
+        self.killed = False
 
     @property
     def pid(self) -> int:
@@ -62,6 +64,7 @@ class _Process:
         return bool(select.select([self.pidfd], [], [], patience)[0])
 
     def kill(self) -> None:
+        self.killed = True
         linux.signal_pidfd(self.pidfd, signal.SIGKILL)
 
     def close(self) -> None:
@@ -94,6 +97,10 @@ class GpuProbe:
         time: its last word stands.
         """
         now = self._loop.time()
+        if self._process is not None and self._process.killed:
+            if not self._process.ended(0):
+                return Sight(error=self._last.error or "the NVIDIA driver holds the GPU probe")
+            self._bury(self._process)
         if self._process is None and self._backoff.waits(now):
             return self._last
         try:
@@ -134,23 +141,26 @@ class GpuProbe:
         finally:
             self._loop.remove_reader(fd)
 
-    async def _dismiss(self, patience: float = PATIENCE) -> None:
+    async def _dismiss(self) -> None:
         """End the process. One that the kernel cannot end yet stays ours, and no other is started
         beside it."""
         if self._process is None:
             return
         self._process.kill()
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(GOODBYE):
                 await self._readable(self._process.pidfd)
         except TimeoutError:
             return
-        self._process.close()
+        self._bury(self._process)
+
+    def _bury(self, process: _Process) -> None:
+        process.close()
         self._process = None
 
     async def close(self) -> None:
         """End the process; not while `look` is waiting. Returns within seconds."""
-        await self._dismiss(GOODBYE)
+        await self._dismiss()
 
 
 def survey(patience: float = PATIENCE) -> Sight:

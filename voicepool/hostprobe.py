@@ -154,7 +154,11 @@ class HostProbe:
                     await self._moved.wait()
             self._moved.clear()
             if self.zygote is not None:
-                await self._look(self.zygote)
+                try:
+                    await self._look(self.zygote)
+                except Exception:
+                    # A bug, and no reason to go on with these figures for ever.
+                    log.exception("memory cannot be looked at")
             await asyncio.sleep(PROBE_PAUSE)
 
     async def close(self) -> None:
