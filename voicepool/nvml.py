@@ -87,15 +87,22 @@ class Nvml:
     def _processes(self, handle: Any) -> dict[int, int | None] | None:
         """All kinds together: one that is of several kinds is in several lists.
 
-        Clients of CUDA MPS have a list of their own. Only the first list has to be there.
+        Clients of CUDA MPS have a list of their own. Only the first list has to be there; but one
+        that could not be had this time makes all unknown, lest its processes seem to use nothing.
         """
         nvml = self._nvml
+        absent = (
+            nvml.NVMLError_NotSupported,
+            nvml.NVMLError_FunctionNotFound,
+            nvml.NVMLError_NoPermission,
+            nvml.NVMLError_InvalidArgument,
+        )
         found: dict[int, int | None] = {}
         for kind in ("Compute", "Graphics", "MPSCompute"):
             try:
                 listed = self._listed(kind, handle)
-            except nvml.NVMLError:
-                if kind == "Compute":
+            except nvml.NVMLError as error:
+                if kind == "Compute" or not isinstance(error, absent):
                     return None
                 continue
             for process in listed:

@@ -58,9 +58,9 @@ class Driver:
     version: str = "550.54.15"
     fail: int = 0
     hang: bool = False
-    pids: Literal["visible", "hidden", "foreign", "unsupported", "nameless", "mps", "old"] = (
-        "visible"
-    )
+    pids: Literal[
+        "visible", "hidden", "foreign", "unsupported", "nameless", "flaky", "mps", "old"
+    ] = "visible"
 
     def __post_init__(self) -> None:
         (self.folder / "memory").mkdir(parents=True)

@@ -286,6 +286,7 @@ int nvmlDeviceGetMPSComputeRunningProcesses_v3(device_t *device, unsigned *numbe
 }
 
 int nvmlDeviceGetGraphicsRunningProcesses_v3(device_t *device, unsigned *number, process_t *list) {
-    if (strcmp(pids, "old") == 0) return UNKNOWN;
+    if (strcmp(pids, "old") == 0) return NOT_SUPPORTED;
+    if (strcmp(pids, "flaky") == 0) return UNKNOWN;
     return list_processes(device, 0, number, list);
 }
