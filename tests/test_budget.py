@@ -41,6 +41,13 @@ def test_without_a_reading_of_the_host_there_is_no_place() -> None:
     assert made.place() is None
 
 
+def test_what_was_never_looked_at_is_not_missing() -> None:
+    before = Ledger(BudgetSettings())
+    assert [view.missing for view in before.views(8)] == [False]
+    before.update({HOST: Reading(8, 0), "cuda:0": None}, 0)
+    assert [view.missing for view in before.views(8)] == [False, True]
+
+
 def test_with_gpus_nobody_is_placed_on_the_host() -> None:
     made = Ledger(BudgetSettings(estimate=Cost(GB, 2 * GB)))
     made.update({HOST: Reading(4 * GB, 0), "cuda:0": Reading(5 * GB, 0)}, 0)

@@ -370,7 +370,7 @@ class Ledger:
                 per_worker=self.estimate.on(name),
                 workers=account.workers,
                 fits=self._fits(name, most),
-                missing=name not in self._read,
+                missing=bool(self._read) and name not in self._read,  # else nobody has looked yet
             )
             for name, account in self._accounts.items()
         )
