@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from voicepool.budgetspec import HOST, Shortfall
+from voicepool.budgetspec import HOST, DeviceView, Shortfall
 from voicepool.pool import Snapshot, WorkerState
 from voicepool.quantities import format_size
 
@@ -52,10 +53,21 @@ def _shortage(snapshot: Snapshot, target: int) -> str:
     return (
         f"{snapshot.target} of {target} workers fit into the {memory} "
         f"(a worker takes {format_size(view.per_worker)}, {how}; others use "
-        f"{format_size(view.others)} of {format_size(view.total)}): free memory there, raise "
-        f"{prefix}_budget, lower {prefix}_reserve or {prefix}_per_worker, or start with fewer "
-        "--workers"
+        f"{format_size(view.others)} of {format_size(view.total)}): "
+        + ", ".join(_ways(view, prefix, measured=snapshot.proven))
+        + ", or start with fewer --workers"
     )
+
+
+def _ways(view: DeviceView, prefix: str, *, measured: bool) -> Iterator[str]:
+    """What would make room: only what is set, or still counts, can be changed for the better."""
+    yield "free memory there"
+    if view.cap is not None:
+        yield f"raise {prefix}_budget"
+    if view.reserve:
+        yield f"lower {prefix}_reserve"
+    if not measured:
+        yield f"lower {prefix}_per_worker if that is more than a worker takes"
 
 
 def never_fits(shortfall: Shortfall) -> str:
