@@ -1,7 +1,7 @@
 """The control protocol between supervisor, zygote, workers and the GPU probe.
 
 One message is one datagram on an AF_UNIX SOCK_SEQPACKET socketpair, MessagePack inside, with file
-descriptors riding along as SCM_RIGHTS. Every channel opens with a message that carries
+descriptors riding along as SCM_RIGHTS. Zygotes and workers open with a message that carries
 PROTOCOL_VERSION; unknown fields are ignored, so that a newer zygote can talk to a running
 supervisor, and unknown messages are an IpcError.
 """
