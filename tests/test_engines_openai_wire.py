@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk
 
 from voicepool.engines.base import (
@@ -210,3 +211,15 @@ def test_calls_without_a_name_or_an_end_are_refused() -> None:
         list(calls.add(index, str(index), "f", "{}"))
     with pytest.raises(ValueError, match="without an end"):
         list(calls.add(MOST_CALLS, "last", "f", "{}"))
+
+
+def test_a_chunk_that_brings_the_usage_alone_may_have_no_choices_at_all() -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+    last = ChatCompletionChunk.model_construct(
+        id="1", choices=None, usage=CompletionUsage.model_validate(usage)
+    )
+    reply = Reply(starts_thinking=False)
+    told = [*reply.feed(chunk({"content": "Hi."}, "stop")), *reply.feed(last)]
+    assert told[0] == TextDelta("Hi.")
+    assert reply.over
+    assert reply.input_tokens == 3

@@ -37,7 +37,7 @@ class Reply:
         if chunk.usage is not None:
             self.input_tokens = chunk.usage.prompt_tokens or 0
             self._output_tokens = chunk.usage.completion_tokens or 0
-        for choice in chunk.choices[:1]:
+        for choice in (chunk.choices or ())[:1]:
             self._ended = choice.finish_reason or self._ended
             yield from self._add(choice.delta)
 
