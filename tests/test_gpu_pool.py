@@ -272,7 +272,7 @@ def test_where_process_ids_are_hidden_vram_is_known_by_differences(
     driver.say()
     server = start(driver, workers=8, vram_per_worker=3 * GB)
     report = server.until_status(
-        lambda s: s["pool"]["states"]["idle"] == 8 and account(s)["reserved"] == 8 * LOAD,
+        lambda s: [w["vram"] for w in s["workers"] if w["state"] == "idle"] == 8 * [LOAD],
         "had eight warm workers, all weighed",
     )
     assert (account(report)["others"], account(report)["per_worker"]) == (GB, LOAD)
@@ -287,7 +287,7 @@ def test_an_llm_that_loads_with_the_pilot_is_not_taken_for_a_worker(
     (driver.folder / "llm").write_text(f"{os.getpid()} {8 * GB}")
     server = start(driver, workers=6, vram_per_worker=3 * GB)
     report = server.until_status(
-        lambda s: s["pool"]["states"]["idle"] == 6 and account(s)["reserved"] == 6 * LOAD,
+        lambda s: [w["vram"] for w in s["workers"] if w["state"] == "idle"] == 6 * [LOAD],
         "had six warm workers, all weighed",
     )
     assert account(report)["others"] == 8 * GB
