@@ -307,7 +307,9 @@ def test_a_worker_measured_above_the_cap_is_a_shortfall_and_a_guess_is_not() -> 
     made.weigh(1, 3 * GB, warm=True, guessed=True)
     assert made.shortfall() is None
     made.weigh(1, 3 * GB, warm=True)
-    assert made.shortfall() == Shortfall("cuda:0", 3 * GB, 2 * GB, 24 * GB, measured=True)
+    assert made.shortfall() == Shortfall(
+        "cuda:0", 3 * GB, 2 * GB, 24 * GB, measured=True, cap=2 * GB, reserve=0
+    )
 
 
 # --- the arithmetic -----------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def test_a_cap_on_what_all_workers_take(install_driver: Install, start: Start) -
         (
             {"vram_per_worker": 30 * GB},
             "a worker takes 30 GiB of VRAM of cuda:0 by vram_per_worker, but at most 23.5 GiB of "
-            "24 GiB are for workers: raise vram_budget or lower vram_reserve, or lower "
+            "24 GiB are for workers: lower vram_reserve, or lower "
             "vram_per_worker if that is more than a worker takes",
         ),
         (

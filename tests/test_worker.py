@@ -220,7 +220,7 @@ def test_a_budget_below_one_worker_stops_the_start_with_what_to_change(start_poo
     assert server.wait() == 2
     assert server.stderr[-1] == (
         "voicepool: a worker takes 256 MiB of RAM by ram_per_worker, but at most 1 MiB of "
-        f"{format_size(linux.host_memory().total)} are for workers: raise ram_budget or lower "
+        f"{format_size(linux.host_memory().total)} are for workers: raise ram_budget, or lower "
         "ram_reserve, or lower ram_per_worker if that is more than a worker takes\n"
     )
 

@@ -353,7 +353,15 @@ class Ledger:
         if needs <= most:
             return None
         seen = self._learned.host if device == HOST else self._learned.device
-        return Shortfall(device, needs, most, self._accounts[device].total, seen is not None)
+        return Shortfall(
+            device,
+            needs,
+            most,
+            self._accounts[device].total,
+            measured=seen is not None,
+            cap=self._settings.caps.on(device),
+            reserve=self._settings.reserve.on(device),
+        )
 
     def views(self, most: int) -> tuple[DeviceView, ...]:
         """Every device's account; `fits` is counted up to `most`."""

@@ -90,3 +90,5 @@ class Shortfall:
     total: int
     measured: bool
     """Whether `needs` was measured; else it is what was configured."""
+    cap: int | None
+    reserve: int

@@ -18,7 +18,10 @@ from voicepool.errors import IpcError
 from voicepool.ipc import Look, Sight
 
 PATIENCE: Final = 10.0
-"""How long an answer may take, in seconds: a driver that was unloaded takes some to come up."""
+"""How long an answer of a running server's probe may take, in seconds."""
+FIRST_PATIENCE: Final = 60.0
+"""How long the first one may: without persistence mode the driver has to bring every GPU up, which
+takes seconds for each."""
 GOODBYE: Final = 2.0
 """How long one that was killed may take to end before it is left to the kernel, which cannot end a
 process while a driver holds it."""
@@ -90,11 +93,11 @@ class GpuProbe:
         """Of the process, until it has been reaped."""
         return self._process.pid if self._process else None
 
-    async def look(self) -> Sight:
+    async def look(self, patience: float = PATIENCE) -> Sight:
         """What there is to see now; a Sight with an error where that cannot be told.
 
-        Returns within PATIENCE and little more. While a probe is failing it is not asked each
-        time: its last word stands.
+        Returns within `patience` seconds and little more. While a probe is failing it is not asked
+        each time: its last word stands.
         """
         now = self._loop.time()
         if self._process is not None and self._process.killed:
@@ -104,9 +107,9 @@ class GpuProbe:
         if self._process is None and self._backoff.waits(now):
             return self._last
         try:
-            self._last = await self._ask()
+            self._last = await self._ask(patience)
         except TimeoutError:
-            self._last = Sight(error=f"the NVIDIA driver has not answered for {PATIENCE:.0f} s")
+            self._last = Sight(error=f"the NVIDIA driver has not answered for {patience:.0f} s")
         except OSError as error:
             self._last = Sight(error=f"the GPUs cannot be looked at: {error.strerror or error}")
         except IpcError as error:
@@ -120,8 +123,8 @@ class GpuProbe:
                 await self._dismiss()
         return self._last
 
-    async def _ask(self) -> Sight:
-        async with asyncio.timeout(PATIENCE):
+    async def _ask(self, patience: float) -> Sight:
+        async with asyncio.timeout(patience):
             if self._process is None:
                 self._process = _Process()
                 self._born = self._loop.time()
@@ -163,7 +166,7 @@ class GpuProbe:
         await self._dismiss()
 
 
-def survey(patience: float = PATIENCE) -> Sight:
+def survey(patience: float = FIRST_PATIENCE) -> Sight:
     """One look without an event loop; blocks for at most `patience` seconds or little more.
 
     Raises nothing: a Sight with an error instead.

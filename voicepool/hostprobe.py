@@ -19,7 +19,7 @@ from voicepool.budget import HOST, Ledger, Reading
 from voicepool.config import Settings
 from voicepool.errors import ConfigError
 from voicepool.gpu import NONE, Gpu, usable, visible
-from voicepool.gpuprobe import GpuProbe
+from voicepool.gpuprobe import FIRST_PATIENCE, GpuProbe
 from voicepool.ipc import Sight
 from voicepool.logs import FloodGuard
 from voicepool.pool import BudgetChanged, Snapshot, WorkerState
@@ -44,6 +44,9 @@ _PHASES: Final[Mapping[WorkerState, Phase]] = {
 """One that is STARTING has not begun to load."""
 
 
+_NOTHING_NEW: Final = Weights({}, guessed=False)
+
+
 class HostProbe:
     """Owns the GPU probe. Make it on the running event loop, `prepare`, then `run` in a task."""
 
@@ -65,6 +68,10 @@ class HostProbe:
         self._flood = FloodGuard(log)
         self._missing: set[str] = set()
         self._noted = (False, "", -math.inf)
+        self._weighing: asyncio.Task[tuple[Mapping[str, Gpu | None], Weights]] | None = None
+        """A look at the GPUs that has not come back."""
+        self._seen: Mapping[str, Gpu | None] = {}
+        """The GPUs when one came back last."""
         self.zygote: int | None = None
         """The zygote's private host bytes; nothing is told before they are known."""
         self.gpus: Mapping[str, Gpu] = {}
@@ -99,13 +106,15 @@ class HostProbe:
         need = gpu_need(settings)
         if need == "none":
             return
-        sight = await self._gpu_probe.look() if settings.gpus != NONE else Sight()
+        sight = Sight()
+        if settings.gpus != NONE:
+            sight = await self._gpu_probe.look(FIRST_PATIENCE)
         found: list[Gpu] = []
         if not sight.error:
             found = usable(sight.gpus, settings.visible_gpus, settings.gpus)
         if found:
             self.driver = sight.driver
-            self.gpus = {gpu.device: gpu for gpu in found}
+            self._seen = self.gpus = {gpu.device: gpu for gpu in found}
             self._announce()
             return
         await self._gpu_probe.close()
@@ -162,10 +171,13 @@ class HostProbe:
             await asyncio.sleep(PROBE_PAUSE)
 
     async def close(self) -> None:
+        if self._weighing is not None:
+            self._weighing.cancel()
+            await asyncio.wait([self._weighing])
         await self._gpu_probe.close()
 
     async def _look(self, zygote: int) -> None:
-        gpus, weights = await self._weigh() if self.gpus else ({}, Weights({}, guessed=False))
+        gpus, weights = await self._weighed()
         readings: dict[str, Reading | None] = {
             name: Reading(gpu.total, gpu.used) if gpu else None for name, gpu in gpus.items()
         }
@@ -177,6 +189,20 @@ class HostProbe:
             return
         self._tell(BudgetChanged(readings, zygote, weights.vram, weights.guessed))
         self._note_room()
+
+    async def _weighed(self) -> tuple[Mapping[str, Gpu | None], Weights]:
+        """As `_weigh`; while the driver takes its time, the GPUs as they were last seen. What else
+        there is to see must not wait for it."""
+        if not self.gpus:
+            return {}, _NOTHING_NEW
+        if self._weighing is None:
+            self._weighing = asyncio.create_task(self._weigh())
+        await asyncio.wait([self._weighing], timeout=PROBE_SECONDS)
+        if not self._weighing.done():
+            return self._seen, _NOTHING_NEW
+        done, self._weighing = self._weighing, None
+        self._seen, weights = done.result()
+        return self._seen, weights
 
     def _note_room(self) -> None:
         """Log every device's account when the pilot has been measured, and whenever memory begins

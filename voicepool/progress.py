@@ -62,10 +62,7 @@ def _shortage(snapshot: Snapshot, target: int) -> str:
 def _ways(view: DeviceView, prefix: str, *, measured: bool) -> Iterator[str]:
     """What would make room: only what is set, or still counts, can be changed for the better."""
     yield "free memory there"
-    if view.cap is not None:
-        yield f"raise {prefix}_budget"
-    if view.reserve:
-        yield f"lower {prefix}_reserve"
+    yield from _limits(view, prefix)
     if not measured:
         yield f"lower {prefix}_per_worker if that is more than a worker takes"
 
@@ -77,13 +74,19 @@ def never_fits(shortfall: Shortfall) -> str:
     room = (
         f"at most {format_size(shortfall.most)} of {format_size(shortfall.total)} are for workers"
     )
-    limits = f"raise {prefix}_budget or lower {prefix}_reserve"
+    ways = list(_limits(shortfall, prefix))
     if shortfall.measured:
-        return f"{needs}, as measured, but {room}: {limits}, or choose smaller models"
-    return (
-        f"{needs} by {prefix}_per_worker, but {room}: {limits}, or lower {prefix}_per_worker if "
-        "that is more than a worker takes"
-    )
+        return f"{needs}, as measured, but {room}: {', or '.join([*ways, 'choose smaller models'])}"
+    ways.append(f"lower {prefix}_per_worker if that is more than a worker takes")
+    return f"{needs} by {prefix}_per_worker, but {room}: {', or '.join(ways)}"
+
+
+def _limits(device: DeviceView | Shortfall, prefix: str) -> Iterator[str]:
+    """What would give workers more of a device, of what is set."""
+    if device.cap is not None:
+        yield f"raise {prefix}_budget"
+    if device.reserve:
+        yield f"lower {prefix}_reserve"
 
 
 def _memory(device: str) -> tuple[str, str]:
