@@ -322,7 +322,10 @@ def test_workers_too_big_from_birth_are_not_spawned_over_and_over() -> None:
     driver.ready(1, Cost(400 * MB))
     assert driver.state(1) is W.RETIRING
     assert driver.send(ProcessExited(1)) == []
-    assert driver.pool.snapshot().last_error == "worker 1 was ended: soft_limit"
+    assert driver.pool.snapshot().last_error == (
+        "worker 1 was above ram_soft_limit before it had a caller: raise that limit, or choose "
+        "smaller models"
+    )
 
 
 def test_what_the_pool_stops_on_purpose_is_no_failure() -> None:

@@ -8,6 +8,7 @@ Busy are all live workers that are neither idle nor coming (STARTING, WARMING).
 from __future__ import annotations
 
 import random
+from typing import Final
 
 from voicepool.backoff import Backoff
 from voicepool.poolspec import PoolSettings, ProcessExited, Reason, SpawnFailed
@@ -180,7 +181,21 @@ class Staffing:
             self._state.stop(next(iter(stale.values())), Reason.RELOAD)
 
 
+_LIMITS: Final = {
+    Reason.SOFT_LIMIT: "ram_soft_limit",
+    Reason.HARD_LIMIT: "ram_hard_limit",
+    Reason.VRAM_SOFT_LIMIT: "vram_soft_limit",
+    Reason.VRAM_HARD_LIMIT: "vram_hard_limit",
+}
+"""The settings that a worker can exceed."""
+
+
 def _epitaph(worker: Worker) -> str:
+    if worker.reason in _LIMITS:
+        return (
+            f"worker {worker.number} was above {_LIMITS[worker.reason]} before it had a caller: "
+            "raise that limit, or choose smaller models"
+        )
     if worker.reason is not None:
         return f"worker {worker.number} was ended: {worker.reason}"
     return f"worker {worker.number} died while {worker.state.value}"
