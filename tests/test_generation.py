@@ -10,6 +10,7 @@ import pytest
 
 from tests.calls import PATIENCE, until
 from tests.instruments import Cue, ScriptedModel, ToneSynthesizer, says
+from voicepool import generation
 from voicepool.engines.base import (
     ChatDelta,
     ChatRequest,
@@ -187,6 +188,13 @@ class SelfCancelling(ScriptedModel):
     async def generate(self, request: ChatRequest) -> AsyncGenerator[ChatDelta, None]:
         yield TextDelta("One two. ")
         raise asyncio.CancelledError
+
+
+async def test_a_model_that_thinks_without_end_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    script: list[Cue] = [*[TextDelta("")] * 3, TextDelta("Hi."), Finished()]
+    assert isinstance((await Maker(script).parts())[-1], Finished)
+    monkeypatch.setattr(generation, "LONGEST_THOUGHT", 0.0)
+    assert isinstance((await Maker(script).parts())[-1], Failed)
 
 
 async def test_a_model_whose_request_is_cancelled_below_it_has_failed() -> None:

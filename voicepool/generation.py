@@ -38,8 +38,13 @@ E = TypeVar("E", bound=Exception)
 MOST_PARTS = 64
 MOST_CLAUSES = 4
 """Clauses that wait for the synthesiser; the language model waits then."""
+LONGEST_THOUGHT = 120.0
+"""Seconds from the request in which a model may think; each thought is a sign of life."""
 LONGEST_SOUND = 0.2
 """Seconds of sound in one part."""
+
+
+_THOUGHT = TextDelta("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +191,8 @@ class Generation:
                     delta = await anext(self.llm_generator)
                 if self.stamps.llm is None:
                     self.stamps.llm = Span(began, time.monotonic())
+                if delta == _THOUGHT and time.monotonic() - began > LONGEST_THOUGHT:
+                    raise EngineError("the model thinks on and on")
                 yield delta
         except StopAsyncIteration:
             return
