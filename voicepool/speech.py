@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -102,16 +102,15 @@ class SpeechApp:
             engine.load(device)
 
     def warm_up(self) -> None:
-        """The language model's server is waited for while the other engines compute."""
-        engines = self._engines
-        waiting = ThreadPoolExecutor(1, "llm-warm-up")
+        """All at once: they compute on cores of their own, or wait for a server."""
+        engines = ThreadPoolExecutor(thread_name_prefix="warm-up")
         try:
-            answer = waiting.submit(engines.llm.warm_up)
-            for engine in (engines.vad, engines.stt, engines.tts):
-                engine.warm_up()
-            answer.result()
+            warming = [engines.submit(engine.warm_up) for engine in self._all()]
+            done, _ = wait(warming, return_when=FIRST_EXCEPTION)
+            for warmed in done:
+                warmed.result()
         finally:
-            waiting.shutdown(wait=False)  # an error here shall not wait for a server that is away
+            engines.shutdown(wait=False)  # one that fails shall not wait for a server that is away
 
     def _all(self) -> Sequence[Any]:
         engines = self._engines
