@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.figures import Figure, Target, compare
 from benchmarks.fresh import Cold
 from benchmarks.models import cpu_profile
-from benchmarks.processes import pss_bytes
+from benchmarks.processes import memfd_bytes, pss_bytes
 from benchmarks.refill import EMBEDDED
 from benchmarks.servers import Pool
 
@@ -29,11 +29,13 @@ def memory_models(sizes: tuple[int, ...] = SIZES) -> Iterator[Figure]:
 
 
 def _memory(kind: str, speech: dict[str, Any], sizes: tuple[int, ...]) -> Iterator[Figure]:
-    """Sum of PSS: the zygote and the warm workers on one side, the separate processes, warmed by
+    """Sum of PSS: the zygote and the warm workers (with what the zygote keeps for them in memory
+    that nobody maps) on one side, the separate processes, warmed by
     the same inferences, on the other. The supervisor is a line of its own."""
     for size in sizes:
         with Pool(**speech, workers=size, max_connections=size) as pool:
-            ours = pss_bytes([pool.zygote, *pool.workers]) / _MIB
+            shared = memfd_bytes(pool.zygote)
+            ours = (pss_bytes([pool.zygote, *pool.workers]) + shared) / _MIB
             supervisor = pss_bytes([pool.pid]) / _MIB
         with contextlib.ExitStack() as stack:
             fresh = [stack.enter_context(Cold(speech)).process.pid for _ in range(size)]
