@@ -40,7 +40,6 @@ def call(options: list[str]) -> int:
         cpu_profile(FIRST_TOKEN_MS, TOKEN_MS) as settings,
         Pool(**settings, workers=WORKERS, max_connections=WORKERS) as pool,
     ):
-        pool.until("worker ready", WORKERS)
         host, port = pool.address
         return _voicepool("bench", "call", str(HELLO), "--url", f"ws://{host}:{port}", *options)
 

@@ -45,7 +45,7 @@ def draw(results: Sequence[Startup], profile: str, file: Path) -> None:
         text = f" {result.total:.1f} s, a user waits {_wait(waits)}"
         axes.text(result.total, row, text, va="center")
     axes.invert_yaxis()
-    axes.set_xlim(0, max(left) * 1.35)
+    axes.set_xlim(0, max(left) * 1.6)
     axes.set_xlabel("seconds until all users can speak, one after another")
     axes.set_title(f"profile {profile}", loc="left", fontsize=10)
     axes.legend(loc="lower right", frameon=False)
