@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import http.server
+import io
 import json
 import os
 import pty
@@ -249,9 +250,18 @@ def test_figures_for_people() -> None:
     ):
         assert words in shown
     rows = [" ".join(line.split()) for line in shown.splitlines()]
-    assert "host 8 GiB 1 GiB 32 MiB 64 MiB 512 MiB 64 MiB 1 9 more RAM" in rows
+    assert "host 8 GiB 1 GiB 32 MiB 64 MiB 512 MiB 64 MiB 1 +9 RAM" in rows
     assert "cuda:0 24 GiB 3 GiB 512 MiB 20 GiB 3 GiB 1 cannot be read NVIDIA\\x1b[2J A10G" in rows
     assert rows[-1] == "7 killing 2 min cuda:0 50 MiB 3 GiB"
+
+
+def test_without_a_gpu_the_table_of_memory_fits_a_terminal() -> None:
+    report = json.loads(json.dumps(REPORT))
+    report["memory"]["devices"] = [d for d in report["memory"]["devices"] if d["device"] == "host"]
+    out = io.StringIO()
+    Console(file=out, width=80).print(render(report))
+    (row,) = [line for line in out.getvalue().splitlines() if line.startswith("host")]
+    assert " ".join(row.split()) == "host 8 GiB 1 GiB 32 MiB 64 MiB 512 MiB 64 MiB 1 +9"
 
 
 def test_a_status_of_another_version_is_said_to_be_one() -> None:

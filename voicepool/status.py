@@ -147,22 +147,35 @@ def _refusals(refused: Mapping[str, int]) -> str:
     return f"{sum(refused.values())} refused" + (f" ({reasons})" if reasons else "")
 
 
+_SIZES = {
+    "total": "total",
+    "others": "others",
+    "zygote": "zygote",
+    "reserved": "reserved",
+    "reserve": "kept",
+    "cap": "cap",
+    "per_worker": "each",
+}
+"""A device's amounts of memory and what they are called; one that no device has is not shown."""
+
+
 def _devices(report: Mapping[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    table.add_column("device")
-    for name in ("total", "others", "zygote", "reserved", "kept free", "cap", "a worker"):
+    devices = report["memory"]["devices"]
+    sizes = [name for name in _SIZES if any(device[name] for device in devices)]
+    models = any(device["device"] != "host" for device in devices)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("device", no_wrap=True)
+    for name in (*(_SIZES[name] for name in sizes), "workers", "fit"):
         table.add_column(name, justify="right")
-    table.add_column("workers", justify="right")
-    table.add_column("fits", justify="right")
-    table.add_column("model")
-    for device in report["memory"]["devices"]:
-        sizes = ("total", "others", "zygote", "reserved", "reserve", "cap", "per_worker")
+    if models:
+        table.add_column("model")
+    for device in devices:
         table.add_row(
             Text(escape(str(device["device"])), style="red" if device["missing"] else ""),
             *(Text(format_size(device[name]) if device[name] else "") for name in sizes),
             Text(str(int(device["workers"]))),
-            Text("cannot be read" if device["missing"] else f"{int(device['fits'])} more"),
-            Text(escape(str(device["model"]))),
+            Text("cannot be read" if device["missing"] else f"+{int(device['fits'])}"),
+            *([Text(escape(str(device["model"])))] if models else []),
         )
     return table
 
