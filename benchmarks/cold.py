@@ -1,8 +1,8 @@
 """A speech pipeline in a fresh process, as without a pool: `python -m benchmarks.cold SETTINGS`.
 
 Says "warm" when the engines are loaded and each has done one real inference, then stays until its
-stdin ends. A worker rehearses a whole call on top of that; here it is left out, so that nobody can
-say that the comparison was padded.
+stdin ends. What a zygote does once for all its workers (`preload`) is in it. A worker rehearses a
+whole call on top; here that is left out.
 """
 
 from __future__ import annotations

@@ -164,8 +164,8 @@ environment: CUDA_VISIBLE_DEVICES, CUDA_MPS_PIPE_DIRECTORY
 
 _PREFETCH = "Download the models of a profile ahead of time."
 
-_PREFETCH_EPILOG = f"""Files that are here are left alone, so that what was interrupted goes on.
-Without a network: copy ~/.cache/huggingface (or HF_HOME) from a machine that has the files.
+_PREFETCH_EPILOG = f"""Files that are here are not downloaded again; one that was interrupted begins
+anew. Without a network: copy ~/.cache/huggingface (or HF_HOME) from a machine that has the files.
 
 environment: HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE as everywhere
 
