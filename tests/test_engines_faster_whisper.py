@@ -312,7 +312,8 @@ def test_nothing_is_logged_of_a_call(
 # --- forks -----------------------------------------------------------------------------------
 
 SCRIPT = r"""
-import gc, json, os, sys, threading
+import gc, json, os, sys
+from tests.forking import in_children_and_here
 from tests.speech import noisy, pieces, say
 from tests.whisper_engine import loaded
 from voicepool import linux
@@ -328,12 +329,6 @@ def talk(recognizer):
     assert snapshot == said
     return [said.text, said.confidence]
 
-def in_thread(work):
-    box = []
-    thread = threading.Thread(target=lambda: box.append(work()))
-    thread.start(); thread.join(60)
-    return box[0]
-
 model, temporary = sys.argv[1:]
 os.environ["TMPDIR"] = temporary
 SOUND = noisy(say("what is the capital of norway"), seed=1)
@@ -344,24 +339,8 @@ assert linux.thread_count() == before == 1, "preload made threads"
 assert "onnxruntime" not in sys.modules, "importing it makes a thread"
 assert not os.listdir(temporary)
 gc.collect(); gc.freeze()
-results = []
-for _ in range(3):
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(read)
-            os.write(write, json.dumps(in_thread(lambda: talk(recognizer))).encode())
-            os._exit(0)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr)
-            os._exit(1)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        results.append(json.loads(pipe.read() or "null"))
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+results = in_children_and_here(lambda: talk(recognizer), 3)
 assert not os.listdir(temporary)
-results.append(in_thread(lambda: talk(recognizer)))
 print(json.dumps(results))
 """
 

@@ -10,8 +10,9 @@ import subprocess
 import sys
 
 SCRIPT = r"""
-import asyncio, json, os, sys, threading
+import asyncio, json, os
 import numpy as np
+from tests.forking import in_children_and_here
 from tests.speech import noisy, pieces, say
 from voicepool.engines import registry
 from voicepool.engines.base import ChatRequest, Message, TextDelta
@@ -36,36 +37,13 @@ def talk(engines):
         "confidence": round(heard.confidence, 4), "reply": reply, "words": words,
     }
 
-def in_thread(work):
-    box = []
-    thread = threading.Thread(target=lambda: box.append(work()))
-    thread.start(); thread.join(60)
-    return box[0]
-
 SOUND = noisy(say("what is the capital of norway"), seed=1)
 engines = registry.build(registry.resolve_profile("embedded", {}))
 for engine in (engines.vad, engines.stt, engines.llm, engines.tts):
     engine.preload()
 tasks = len(os.listdir("/proc/self/task"))
 assert tasks == 1, f"preload made {tasks - 1} threads"
-results = []
-for _ in range(3):
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(read)
-            os.write(write, json.dumps(in_thread(lambda: talk(engines))).encode())
-            os._exit(0)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr)
-            os._exit(1)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        results.append(json.loads(pipe.read() or "null"))
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-results.append(in_thread(lambda: talk(engines)))
-print(json.dumps(results))
+print(json.dumps(in_children_and_here(lambda: talk(engines), 3)))
 """
 
 

@@ -18,7 +18,7 @@ from tests.models import NOWHERE
 from tests.models import kokoro as models
 
 PREPARED = r"""
-import hashlib, json, os, sys, threading
+import hashlib, json, os, sys
 
 def watch(event, args):
     pip = event == "subprocess.Popen" and args[0] == sys.executable  # how spaCy downloads
@@ -38,6 +38,7 @@ FORKED = (
     PREPARED
     + r"""
 import gc, torch
+from tests.forking import in_children_and_here
 assert linux.thread_count() == 1, "preload left a thread"
 assert torch.get_num_threads() == 1
 assert not torch.cuda.is_initialized() and not linux.holds_gpu()
@@ -56,30 +57,7 @@ def talk():
         "words": [[w.text_start, w.text_end, w.start] for c in chunks for w in c.words],
     }
 
-def in_thread(work):
-    box = []
-    thread = threading.Thread(target=lambda: box.append(work()))
-    thread.start(); thread.join(60)
-    return box[0]
-
-results = []
-for _ in range(2):
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(read)
-            os.write(write, json.dumps(in_thread(talk)).encode())
-            os._exit(0)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr)
-            os._exit(1)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        results.append(json.loads(pipe.read() or "null"))
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-results.append(in_thread(talk))
-print(json.dumps(results))
+print(json.dumps(in_children_and_here(talk, 2)))
 """
 )
 
