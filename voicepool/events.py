@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from voicepool.engines.base import Message, Samples, Tool
+from voicepool.patience import Patience
 
 Status = Literal["completed", "cancelled", "failed", "incomplete"]
 CancelReason = Literal["turn_detected", "client_cancelled"]
@@ -31,6 +32,9 @@ class TurnSettings:
     """Speech shorter than this starts no turn."""
     silence_duration_ms: int = 500
     """Silence that ends a turn."""
+    patience: Patience | None = None
+    """The silence that ends a turn depends on what has been said: this instead of
+    `silence_duration_ms`."""
     idle_timeout_ms: int | None = None
     create_response: bool = True
     interrupt_response: bool = True

@@ -107,6 +107,8 @@ class TurnDetector:
         self._silence = 0
         """Where the closing silence begins."""
         self._paused = False
+        self._completeness: float | None = None
+        """Of what was said up to that silence, once that is known."""
         self._idle_from: int | None = None
 
     @property
@@ -138,6 +140,12 @@ class TurnDetector:
     def advance(self, samples: int) -> None:
         """Time passes without a probability: sound that fills no window, or a manual turn's."""
         self._now += samples
+
+    def understand(self, completeness: float) -> None:
+        """What was said before the present silence sounds so finished, see `Patience`. Counts from
+        the next window on, and only in this silence."""
+        if self._state is State.TRAILING:
+            self._completeness = completeness
 
     def end_turn(self) -> list[TurnEvent]:
         """End the turn in progress, if any, and forget the sound so far."""
@@ -176,6 +184,7 @@ class TurnDetector:
             self._state = State.TRAILING
             self._silence = begin
             self._paused = False
+            self._completeness = None
             return self._trailing(speech=False)
         return self.end_turn() if self._now - self._start >= LONGEST_TURN else []
 
@@ -192,11 +201,11 @@ class TurnDetector:
         return []
 
     def _closing_silence(self) -> int:
-        """The silence that ends this turn, in samples; at least one window.
-
-        The one place to depend on what has been said so far (semantic end of turn).
-        """
-        return samples_of(self.settings.silence_duration_ms)
+        """The silence that ends this turn, in samples; at least one window."""
+        patience = self.settings.patience
+        if patience is None:
+            return samples_of(self.settings.silence_duration_ms)
+        return samples_of(patience.silence_ms(self._completeness))
 
     def _idle(self) -> list[TurnEvent]:
         timeout = self.settings.idle_timeout_ms

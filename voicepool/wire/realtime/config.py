@@ -15,6 +15,7 @@ import msgspec
 
 from voicepool.engines.base import Tool
 from voicepool.events import PipelineSettings, TurnSettings
+from voicepool.patience import EAGERNESS
 from voicepool.wire.realtime import client
 from voicepool.wire.realtime.errors import invalid_value, too_large
 
@@ -227,7 +228,8 @@ def _turn_settings(detection: dict[str, Any] | None) -> TurnSettings | None:
     if detection is None:
         return None
     known = {name: value for name, value in detection.items() if name in _TURN_FIELDS}
-    return TurnSettings(**known)
+    eagerness = detection.get("eagerness")
+    return TurnSettings(**known, patience=EAGERNESS[eagerness] if eagerness else None)
 
 
 _TURN_FIELDS = frozenset(
@@ -240,7 +242,7 @@ _TURN_FIELDS = frozenset(
         "interrupt_response",
     }
 )
-"""Those of server_vad. semantic_vad has no times: it is detected with the default ones."""
+"""Those of server_vad. semantic_vad has no times: what has been said decides."""
 
 
 # --- wire values to pipeline values, shared with response.create -----------------------------
