@@ -10,7 +10,7 @@ from typing import Any, get_args
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import BaseModel
 
-from voicepool.wire.realtime.actions import Action, InsertItem, Send, TruncateItem
+from voicepool.wire.actions import Action, InsertItem, Send, TruncateItem
 from voicepool.wire.realtime.config import Defaults
 from voicepool.wire.realtime.protocol import RealtimeProtocol
 
@@ -105,7 +105,7 @@ class Wire:
                 continue
             self.actions.append(action)
             if isinstance(action, InsertItem):
-                self.take(self.protocol.inserted(action, "heard" if action.audio else None))
+                self.take(self.protocol.inserted(action, "heard" if action.clip else None))
             elif isinstance(action, TruncateItem):
                 self.take(self.protocol.truncated(action, "what was heard"))
         return self.sent[before:]

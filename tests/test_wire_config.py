@@ -10,7 +10,8 @@ import pytest
 from tests.realtime import Wire
 from voicepool.engines.base import Tool
 from voicepool.events import PipelineSettings, TurnSettings
-from voicepool.wire.realtime.actions import Configure
+from voicepool.patience import EAGERNESS
+from voicepool.wire.actions import Configure
 from voicepool.wire.realtime.config import MAX_CONFIG_BYTES
 
 
@@ -61,7 +62,7 @@ def test_turn_detection_is_replaced_and_filled_with_defaults(wire: Wire) -> None
     assert settings(wire).turns is None
 
 
-def test_semantic_vad_is_echoed_and_detected_with_the_default_times(wire: Wire) -> None:
+def test_semantic_vad_is_echoed_and_waits_by_its_eagerness(wire: Wire) -> None:
     detection = {"type": "semantic_vad", "interrupt_response": False}
     echo = updated(wire, audio={"input": {"turn_detection": detection}})
     assert echo["audio"]["input"]["turn_detection"] == {
@@ -70,7 +71,9 @@ def test_semantic_vad_is_echoed_and_detected_with_the_default_times(wire: Wire) 
         "create_response": True,
         "interrupt_response": False,
     }
-    assert settings(wire).turns == TurnSettings(interrupt_response=False)
+    assert settings(wire).turns == TurnSettings(
+        interrupt_response=False, patience=EAGERNESS["medium"]
+    )
 
 
 def test_tools_and_what_is_not_called_here(wire: Wire) -> None:

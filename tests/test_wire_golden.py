@@ -26,7 +26,8 @@ import pytest
 
 from tests.realtime import Wire, validate
 from voicepool import events
-from voicepool.wire.realtime import actions, errors
+from voicepool.wire import actions
+from voicepool.wire.realtime import errors
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.txt"))
 
@@ -88,7 +89,7 @@ class Player:
             self.last = action
             yield f"A {brief(action)}"
             if isinstance(action, actions.InsertItem):
-                transcript = "what is the time" if action.audio else None
+                transcript = "what is the time" if action.clip else None
                 yield from self.shown(self.wire.protocol.inserted(action, transcript))
             elif isinstance(action, actions.TruncateItem):
                 yield from self.shown(self.wire.protocol.truncated(action, "It is"))

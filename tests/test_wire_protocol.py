@@ -11,8 +11,8 @@ import pytest
 from tests.realtime import Wire
 from voicepool import events
 from voicepool.engines.base import Message
-from voicepool.wire.realtime import errors, items
-from voicepool.wire.realtime.actions import DeleteItem, Respond, Send
+from voicepool.wire.actions import DeleteItem, Respond, Send
+from voicepool.wire.realtime import items
 from voicepool.wire.realtime.transcripts import MAX_TURNS, Transcripts
 
 
@@ -184,7 +184,7 @@ def test_a_client_cannot_take_the_id_of_a_turn_that_has_begun(wire: Wire) -> Non
 
 
 def test_an_error_of_the_servers_own_has_no_event_id(wire: Wire) -> None:
-    (sent,) = wire.take(wire.protocol.error(errors.session_expired(60)))
+    (sent,) = wire.take(wire.protocol.expire(3600.0))
     assert sent["error"] == {
         "type": "invalid_request_error",
         "code": "session_expired",

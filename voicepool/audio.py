@@ -43,6 +43,8 @@ class Resampler:
     """
 
     def __init__(self, from_rate: int, to_rate: int) -> None:
+        self.to_rate = to_rate
+        """Samples per second of what comes out."""
         self._stream = (
             None
             if from_rate == to_rate

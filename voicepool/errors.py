@@ -10,6 +10,7 @@ VoicepoolError
 ├── PipelineError          a session asked its pipeline for something it cannot do
 │   ├── BufferTooSmall     less sound is buffered than a turn needs
 │   ├── ResponseActive     a response is being made already
+│   ├── NothingToCancel    no such response is being made
 │   ├── DuplicateItem      the history has an entry with this id
 │   └── UnknownItem        the history has no such entry
 └── EngineError            an engine cannot do what was asked; the session stays usable
@@ -92,6 +93,13 @@ class ResponseActive(PipelineError):
     def __init__(self, response_id: str) -> None:
         super().__init__(f"response {response_id} is still being made")
         self.response_id = response_id
+
+
+class NothingToCancel(PipelineError):
+    """No response, or not the given one, is being made."""
+
+    def __init__(self) -> None:
+        super().__init__("no such response is being made")
 
 
 class DuplicateItem(PipelineError):

@@ -1,8 +1,8 @@
-"""One caller: a WebSocket, a protocol and a pipeline, joined.
+"""One caller: a WebSocket, a codec and a pipeline, joined.
 
 Three tasks share the call: `_listen` reads the client's messages, `_tell` the pipeline's events,
-and the `Sender` writes. The protocol is told of both as they come, on the event loop, so it needs
-no lock, and the order in which it puts events is the order in which the client gets them.
+and the `Sender` writes. The codec is told of both as they come, on the event loop, so it needs no
+lock, and the order in which it puts messages is the order in which the client gets them.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from voicepool import errors, events
-from voicepool.audio import Resampler, from_pcm16
+from voicepool.audio import Resampler
 from voicepool.engines.base import INPUT_RATE, Message, Samples
 from voicepool.pipeline import SpeechPipelineManager
 from voicepool.sending import HARD_LIMIT, HIGH_WATER, ClientTooSlow, Sender
-from voicepool.wire.realtime import actions, audio
-from voicepool.wire.realtime import errors as wire
-from voicepool.wire.realtime.actions import Action
-from voicepool.wire.realtime.config import RATE
-from voicepool.wire.realtime.protocol import RealtimeProtocol
+from voicepool.wire import actions
+from voicepool.wire.actions import Action
+from voicepool.wire.codec import ClientFault, Clip, Codec
 
 log = logging.getLogger("voicepool.session")
 
@@ -42,7 +40,7 @@ class Session:
     def __init__(
         self,
         websocket: ServerConnection,
-        protocol: RealtimeProtocol,
+        codec: Codec,
         pipeline: SpeechPipelineManager,
         *,
         call_limit: float = 3600.0,
@@ -50,11 +48,11 @@ class Session:
     ) -> None:
         self._log_level = log_level
         self._websocket = websocket
-        self._protocol = protocol
+        self._codec = codec
         self._pipeline = pipeline
         self._call_limit = call_limit
         self._sender = Sender(websocket)
-        self._ear = Resampler(RATE, INPUT_RATE)
+        self._ear = _Ear()
         self._voices: dict[str, Resampler] = {}
         self._counts = {"messages": 0, "turns": 0, "responses": 0}
 
@@ -83,7 +81,7 @@ class Session:
 
     async def _race(self) -> None:
         """All tasks until one ends, which ends the call; raises what that one raised."""
-        for action in self._protocol.open():
+        for action in self._codec.open():
             await self._do(action)
         tasks: list[asyncio.Task[None]] = [
             asyncio.create_task(self._listen()),
@@ -104,10 +102,10 @@ class Session:
             task.result()
 
     async def _bid_farewell(self, cancelled: asyncio.CancelledError) -> None:
-        """Say why, where the protocol has words for it, before the host closes."""
+        """Say why, where the codec has words for it, before the host closes."""
         if cancelled.args != (CALL_LIMIT,):
             return
-        expired = self._protocol.error(wire.session_expired(self._call_limit / 60))
+        expired = self._codec.expire(self._call_limit)
         with contextlib.suppress(ConnectionClosed, TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 for action in expired:
@@ -119,18 +117,17 @@ class Session:
     async def _listen(self) -> None:
         async for message in self._websocket:
             self._counts["messages"] += 1
-            if isinstance(message, str):
-                # What a message asks for is told through the pipeline or straight to the sender:
-                # a client that reads neither is not asked for its next one.
-                await self._pipeline.ready()
-                await self._do_all(self._protocol.receive(message))
-                await self._sender.room(HARD_LIMIT)
+            # What a message asks for is told through the pipeline or straight to the sender: a
+            # client that reads neither is not asked for its next one.
+            await self._pipeline.ready()
+            await self._do_all(self._codec.receive(message))
+            await self._sender.room(HARD_LIMIT)
 
     async def _tell(self) -> None:
         async for event in self._pipeline.events():
             self._note(event)
             for each in self._resampled(event):
-                await self._do_all(self._protocol.emit(each))
+                await self._do_all(self._codec.emit(each))
             await self._sender.room(HIGH_WATER)
 
     def _note(self, event: events.PipelineEvent) -> None:
@@ -144,23 +141,23 @@ class Session:
                 self._voices.pop(event.item_id, None)
 
     def _resampled(self, event: events.PipelineEvent) -> Iterator[events.PipelineEvent]:
-        """The event as the wire takes it: sound at 24 kHz, all of it before its message ends."""
+        """The event as the codec takes it: sound at its rate, all of it before its message ends."""
         match event:
             case events.ResponseAudio(item_id=item_id, rate=rate):
-                voice = self._voices.setdefault(item_id, Resampler(rate, RATE))
-                yield self._sound(event.response_id, item_id, voice.push(event.samples))
+                voice = self._voices.get(item_id)
+                if voice is None:
+                    voice = Resampler(rate, self._codec.output_rate(event.response_id))
+                    self._voices[item_id] = voice
+                yield _sound(event.response_id, item_id, voice, voice.push(event.samples))
             case events.MessageDone(item_id=item_id, complete=complete):
                 spoken = self._voices.pop(item_id, None)
                 if spoken is not None and complete:
-                    yield self._sound(event.response_id, item_id, spoken.flush())
+                    yield _sound(event.response_id, item_id, spoken, spoken.flush())
                 yield event
             case _:
                 yield event
 
-    def _sound(self, response_id: str, item_id: str, samples: Samples) -> events.ResponseAudio:
-        return events.ResponseAudio(response_id, item_id, samples, RATE)
-
-    # -- what the protocol asks for
+    # -- what the codec asks for
 
     async def _do_all(self, wanted: Iterable[Action]) -> None:
         for action in wanted:
@@ -169,10 +166,8 @@ class Session:
     async def _do(self, action: Action) -> None:
         try:
             outcome = await self._carry_out(action)
-        except errors.PipelineError as error:
-            outcome = self._protocol.refuse(action, _in_wire_terms(action, error))
-        except wire.WireError as error:
-            outcome = self._protocol.refuse(action, error)
+        except (errors.PipelineError, ClientFault) as error:
+            outcome = self._codec.refuse(action, error)
         for each in outcome:
             await self._do(each)
 
@@ -184,7 +179,7 @@ class Session:
             case actions.Configure():
                 pipeline.configure(action.settings)
             case actions.AppendAudio():
-                for samples in await self._hear(self._ear, action.audio, "audio"):
+                for samples in await _hear(action.clip, self._ear):
                     await pipeline.push_audio(samples)
             case actions.Commit():
                 await pipeline.push_audio(self._ear.flush())
@@ -196,7 +191,7 @@ class Session:
                 pipeline.respond(action.request)
             case actions.Cancel():
                 if not pipeline.cancel(action.response_id):
-                    raise wire.no_active_response()
+                    raise errors.NothingToCancel
             case actions.InsertItem():
                 return await self._insert(action)
             case actions.DeleteItem():
@@ -205,15 +200,15 @@ class Session:
                     pipeline.delete(action.item_id)
             case actions.TruncateItem():
                 left = pipeline.truncate(action.item_id, action.audio_end_ms)
-                return self._protocol.truncated(action, left)
+                return self._codec.truncated(action, left)
         return []
 
     async def _insert(self, action: actions.InsertItem) -> list[Action]:
-        if not action.audio:
+        if action.clip is None:
             self._pipeline.insert(action.item_id, action.message, action.after)
-            return self._protocol.inserted(action)
-        param, ear = "item.content[0].audio", Resampler(RATE, INPUT_RATE)
-        clip = [*await self._hear(ear, action.audio, param), ear.flush()]
+            return self._codec.inserted(action)
+        ear = _Ear()
+        clip = [*await _hear(action.clip, ear), ear.flush()]
         text, failure = "", ""
         try:
             async with asyncio.timeout(TRANSCRIBE_SECONDS):
@@ -223,40 +218,50 @@ class Session:
         except errors.EngineError:
             failure = "The audio could not be transcribed."
         self._pipeline.insert(action.item_id, Message("user", text), action.after)
-        told = self._protocol.inserted(action, text)
+        told = self._codec.inserted(action, text)
         if failure:
-            told += self._protocol.emit(events.TranscriptFailed(action.item_id, failure))
+            told += self._codec.emit(events.TranscriptFailed(action.item_id, failure))
         return told
 
-    async def _hear(self, ear: Resampler, encoded: str, param: str) -> list[Samples]:
-        """The sound in one event, at 16 kHz. All of it is decoded first: bad sound is no sound.
 
-        A message may hold minutes: the loop gets its turn between slices. Raises WireError.
-        """
-        pieces: list[bytes] = []
-        for piece in audio.decode(encoded, param):
-            pieces.append(piece)
-            if len(pieces) > 1:
-                await asyncio.sleep(0)
-        heard: list[Samples] = []
-        for piece in pieces:
-            heard.append(ear.push(from_pcm16(piece)))
-            if len(heard) > 1:
-                await asyncio.sleep(0)
-        return heard
+class _Ear:
+    """A client's sound at whatever rate it comes, as one stream at INPUT_RATE."""
+
+    def __init__(self) -> None:
+        self._rate = INPUT_RATE
+        self._resampler = Resampler(INPUT_RATE, INPUT_RATE)
+
+    def push(self, samples: Samples, rate: int) -> Iterator[Samples]:
+        """The pieces that are certain now. At another rate than before, a new stream begins."""
+        if rate != self._rate:
+            yield self.flush()
+            self._rate, self._resampler = rate, Resampler(rate, INPUT_RATE)
+        yield self._resampler.push(samples)
+
+    def flush(self) -> Samples:
+        """The rest of the stream."""
+        return self._resampler.flush()
 
 
-def _in_wire_terms(action: Action, error: errors.PipelineError) -> wire.WireError:
-    match error:
-        case errors.BufferTooSmall():
-            return wire.commit_empty(error.milliseconds)
-        case errors.ResponseActive():
-            return wire.response_active(error.response_id)
-        case errors.DuplicateItem():
-            return wire.duplicate_item(error.item_id)
-        case errors.UnknownItem() if isinstance(action, actions.TruncateItem):
-            return wire.unknown_item("truncat", error.item_id)
-        case errors.UnknownItem():
-            return wire.unknown_previous(error.item_id)
-        case _:
-            return wire.WireError("server_error", str(error), type="server_error")
+async def _hear(clip: Clip, ear: _Ear) -> list[Samples]:
+    """The sound of one message at INPUT_RATE. All of it is decoded first: bad sound is no sound.
+
+    A message may hold minutes: the loop gets its turn between slices. Raises ClientFault.
+    """
+    pieces: list[Samples] = []
+    for piece in clip.pieces():
+        pieces.append(piece)
+        if len(pieces) > 1:
+            await asyncio.sleep(0)
+    heard: list[Samples] = []
+    for piece in pieces:
+        heard += ear.push(piece, clip.rate)
+        if len(heard) > 1:
+            await asyncio.sleep(0)
+    return heard
+
+
+def _sound(
+    response_id: str, item_id: str, voice: Resampler, samples: Samples
+) -> events.ResponseAudio:
+    return events.ResponseAudio(response_id, item_id, samples, voice.to_rate)

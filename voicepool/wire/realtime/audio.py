@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+from voicepool.audio import from_pcm16
+from voicepool.engines.base import Samples
+from voicepool.wire.realtime.config import RATE
 from voicepool.wire.realtime.errors import WireError, invalid_value
 
 MAX_AUDIO_BYTES = 15 << 20
@@ -12,6 +16,21 @@ MAX_AUDIO_BYTES = 15 << 20
 SLICE_CHARS = 12_800
 """Base64 characters taken at once: 200 ms of sound, which a detector hears in some 6 ms. A multiple
 of 8: slices are whole samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedClip:
+    """Sound of one client event, see `wire.codec.Clip`."""
+
+    audio: str
+    param: str
+
+    @property
+    def rate(self) -> int:
+        return RATE
+
+    def pieces(self) -> Iterator[Samples]:
+        return (from_pcm16(pcm) for pcm in decode(self.audio, self.param))
 
 
 def check(audio: str, param: str) -> None:

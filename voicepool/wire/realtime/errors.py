@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from voicepool.wire.codec import ClientFault
+
 ErrorType = Literal["invalid_request_error", "server_error"]
 
 
-class WireError(Exception):
+class WireError(ClientFault):
     """A client's mistake. The session answers with an `error` event and goes on."""
 
     def __init__(

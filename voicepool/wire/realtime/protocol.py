@@ -1,11 +1,7 @@
 """The OpenAI Realtime protocol (GA dialect) of one call, without I/O.
 
-`receive` turns a client's message into actions for the session, `emit` does so with a pipeline's
-event; both keep their order. The outcome of some actions is the pipeline's to decide: the session
-reports it by `inserted`, `truncated` or `refuse`, which return actions in turn.
-
-The protocol keeps what the client has been told: the session object, the items in their order, and
-the responses that are open. Nothing that a client sends makes it raise.
+A `wire.codec.Codec`. It keeps what the client has been told: the session object, the items in their
+order, and the responses that are open.
 """
 
 from __future__ import annotations
@@ -15,11 +11,14 @@ from typing import Any
 
 import msgspec
 
+from voicepool import errors as refusals
 from voicepool import events
 from voicepool.engines.base import Message
-from voicepool.wire.realtime import actions, audio, client, errors, items
-from voicepool.wire.realtime.actions import Action, Send
-from voicepool.wire.realtime.config import Defaults, SessionConfig
+from voicepool.wire import actions
+from voicepool.wire.actions import Action, Send
+from voicepool.wire.codec import ClientFault
+from voicepool.wire.realtime import audio, client, errors, items
+from voicepool.wire.realtime.config import RATE, Defaults, SessionConfig
 from voicepool.wire.realtime.errors import WireError
 from voicepool.wire.realtime.requests import response_request
 from voicepool.wire.realtime.responses import Event, Response, item_event, resource
@@ -49,13 +48,15 @@ class RealtimeProtocol:
 
     # -- what the client says
 
-    def receive(self, text: str | bytes) -> list[Action]:
-        """Take one text message."""
+    def receive(self, message: str | bytes) -> list[Action]:
+        """Take one message; those that are not text mean nothing here."""
+        if isinstance(message, bytes):
+            return []
         event_id = None
         try:
-            envelope = client.open_envelope(text)
+            envelope = client.open_envelope(message)
             event_id = envelope.event_id
-            return self._obey(client.read_event(envelope, text), event_id)
+            return self._obey(client.read_event(envelope, message), event_id)
         except WireError as error:
             return [self._error(error, event_id)]
 
@@ -63,7 +64,7 @@ class RealtimeProtocol:
         match event:
             case client.BufferAppend():
                 audio.check(event.audio, "audio")
-                return [actions.AppendAudio(event.audio, event_id)]
+                return [actions.AppendAudio(audio.EncodedClip(event.audio, "audio"), event_id)]
             case client.BufferCommit():
                 return [actions.Commit(event_id)]
             case client.BufferClear():
@@ -98,9 +99,11 @@ class RealtimeProtocol:
         if written.item["id"] in self._transcripts:
             raise errors.duplicate_item(written.item["id"])
         self._conversation.check(written.item["id"], after)
+        clip = None
         if written.audio:
             audio.check(written.audio, "item.content[0].audio")
-        return [actions.InsertItem(written.item, written.message, after, event_id, written.audio)]
+            clip = audio.EncodedClip(written.audio, "item.content[0].audio")
+        return [actions.InsertItem(written.item, written.message, after, event_id, clip)]
 
     def _retrieve_item(self, item_id: str) -> list[Action]:
         entry = self._conversation.get(item_id)
@@ -125,9 +128,9 @@ class RealtimeProtocol:
 
     # -- how the pipeline took an action
 
-    def refuse(self, action: Action, error: WireError) -> list[Action]:
+    def refuse(self, action: Action, error: refusals.PipelineError | ClientFault) -> list[Action]:
         """The action was not carried out."""
-        return [self._error(error, getattr(action, "event_id", None))]
+        return [self._error(_on_the_wire(action, error), getattr(action, "event_id", None))]
 
     def inserted(self, action: actions.InsertItem, transcript: str | None = None) -> list[Action]:
         """The item has its place; `transcript` is what its audio was understood as."""
@@ -155,8 +158,12 @@ class RealtimeProtocol:
 
     # -- what the pipeline says of the caller
 
+    def output_rate(self, response_id: str) -> int:
+        """Samples per second of what `emit` takes of that response."""
+        return RATE
+
     def emit(self, event: events.PipelineEvent) -> list[Action]:
-        """Take one event of the pipeline; ResponseAudio at 24 kHz (ValueError otherwise)."""
+        """Take one event of the pipeline."""
         match event:
             case events.SpeechStarted():
                 self._transcripts.expect(event.item_id)
@@ -319,9 +326,9 @@ class RealtimeProtocol:
 
     # -- sending
 
-    def error(self, error: WireError) -> list[Action]:
-        """Tell the client of something that no event of its own has caused."""
-        return [self._error(error, None)]
+    def expire(self, limit: float) -> list[Action]:
+        """The call is closed next, for it has lasted `limit` seconds."""
+        return [self._error(errors.session_expired(limit / 60), None)]
 
     def _error(self, error: WireError, event_id: str | None) -> Send:
         told = {
@@ -351,6 +358,26 @@ _OfResponse = (
     | events.ToolCallDone
     | events.ResponseDone
 )
+
+
+def _on_the_wire(action: Action, error: refusals.PipelineError | ClientFault) -> WireError:
+    match error:
+        case WireError():
+            return error
+        case refusals.BufferTooSmall():
+            return errors.commit_empty(error.milliseconds)
+        case refusals.ResponseActive():
+            return errors.response_active(error.response_id)
+        case refusals.NothingToCancel():
+            return errors.no_active_response()
+        case refusals.DuplicateItem():
+            return errors.duplicate_item(error.item_id)
+        case refusals.UnknownItem() if isinstance(action, actions.TruncateItem):
+            return errors.unknown_item("truncat", error.item_id)
+        case refusals.UnknownItem():
+            return errors.unknown_previous(error.item_id)
+        case _:
+            return WireError("server_error", str(error), type="server_error")
 
 
 def _after(previous_id: str | None) -> str:

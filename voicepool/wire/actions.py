@@ -1,5 +1,5 @@
-"""What the protocol asks its session to do, in order. Those with an outcome name the method of
-`RealtimeProtocol` that must be told of it; `refuse` where the pipeline would not."""
+"""What a codec asks its session to do, in order. Those with an outcome name the method of `Codec`
+that must be told of it; `refuse` where the pipeline would not."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 from voicepool.engines.base import Message
 from voicepool.events import PipelineSettings, ResponseRequest
+from voicepool.wire.codec import Clip
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send one server event as a text message."""
+    """Send one text message."""
 
     data: bytes
     audio_of: str = ""
@@ -28,17 +29,17 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class AppendAudio:
-    """`pipeline.push_audio`, decoded by `audio.decode` and resampled. Refused: WireError."""
+    """`pipeline.push_audio`, decoded and resampled. Refused: ClientFault."""
 
-    audio: str
-    event_id: str | None
+    clip: Clip
+    event_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
     """`pipeline.commit`. Refused: BufferTooSmall."""
 
-    event_id: str | None
+    event_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +51,14 @@ class Clear:
 class InsertItem:
     """`pipeline.insert`, then `inserted`. Refused: DuplicateItem, UnknownItem.
 
-    Where `audio` is not "", it is transcribed first and its text takes the message's place.
+    A `clip` is transcribed first, and its text takes the message's place. Refused: ClientFault.
     """
 
     item: dict[str, Any]
     message: Message
     after: str | None
     event_id: str | None
-    audio: str = ""
+    clip: Clip | None = None
 
     @property
     def item_id(self) -> str:
@@ -85,15 +86,15 @@ class Respond:
     """`pipeline.respond`. Refused: ResponseActive."""
 
     request: ResponseRequest
-    event_id: str | None
+    event_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """`pipeline.cancel`. Refused where it returns False."""
+    """`pipeline.cancel`. Refused: NothingToCancel."""
 
-    response_id: str | None
-    event_id: str | None
+    response_id: str | None = None
+    event_id: str | None = None
 
 
 Action = (
