@@ -12,7 +12,7 @@ from benchmarks.figures import Figure, Target, absolute
 from voicepool.audio import Resampler
 from voicepool.engines import registry
 from voicepool.engines.base import INPUT_RATE, Engines, Samples
-from voicepool.events import PipelineSettings, ResponseDone, Timing
+from voicepool.events import ResponseDone, Timing
 from voicepool.pipeline import SpeechPipelineManager
 
 PHRASES = ("what time is it", "what can you understand", "tell me a very long story")
@@ -63,8 +63,8 @@ def _say(engines: Engines, text: str) -> Samples:
 
 
 async def _turn(engines: Engines, sound: Samples, speculate: bool) -> Timing:
-    settings = PipelineSettings(speculate=speculate)
-    async with asyncio.timeout(_TURN_SECONDS), SpeechPipelineManager(engines, settings) as pipeline:
+    making = SpeechPipelineManager(engines, speculate=speculate)
+    async with asyncio.timeout(_TURN_SECONDS), making as pipeline:
         speaking = asyncio.create_task(_speak(pipeline, sound))
         try:
             async for event in pipeline.events():

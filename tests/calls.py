@@ -36,10 +36,13 @@ class Call:
         engines: Engines,
         settings: PipelineSettings | None = None,
         *,
+        speculate: bool = True,
         limits: Limits | None = None,
     ) -> None:
         self.clock = ManualClock()
-        self.pipeline = SpeechPipelineManager(engines, settings, limits=limits, clock=self.clock)
+        self.pipeline = SpeechPipelineManager(
+            engines, settings, speculate=speculate, limits=limits, clock=self.clock
+        )
         self.events: list[PipelineEvent] = []
         self.reading = asyncio.Event()
         self.reading.set()

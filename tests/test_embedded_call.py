@@ -47,7 +47,7 @@ def spoken(text: str, seed: int = 1) -> Samples:
 @pytest.mark.parametrize("speculate", [True, False])
 async def test_a_conversation_of_three_turns(embedded: Engines, speculate: bool) -> None:
     phrases = ["what time is it", "what can you understand", "tell me a very long story"]
-    async with Call(embedded, PipelineSettings(speculate=speculate)) as call:
+    async with Call(embedded, speculate=speculate) as call:
         for number, phrase in enumerate(phrases):
             await call.hear(spoken(phrase, seed=number))
             done = await call.next(ResponseDone)

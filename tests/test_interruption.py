@@ -165,7 +165,7 @@ async def test_back_pressure_reaches_the_synthesiser() -> None:
 async def test_a_response_that_has_not_begun_gives_way_in_silence() -> None:
     stt = ScriptedRecognizer(["first", "second"])
     chosen = engines(stt=stt)
-    async with Call(chosen, PipelineSettings(speculate=False)) as call:
+    async with Call(chosen, speculate=False) as call:
         await call.hear(silence(500), speech(600))
         await call.next(SpeechStarted)
         stt.gate.clear()
@@ -191,7 +191,7 @@ async def test_a_reply_that_may_not_be_interrupted_goes_on_and_the_next_one_wait
         lambda request: [TextDelta("One two. "), go, TextDelta("Three."), Finished()], stt=stt
     )
     turns = TurnSettings(interrupt_response=False)
-    async with Call(chosen, PipelineSettings(turns=turns, speculate=False)) as call:
+    async with Call(chosen, PipelineSettings(turns=turns), speculate=False) as call:
         await call.hear(*TURN)
         await call.next(ResponseAudio)
         await call.hear(*TURN)

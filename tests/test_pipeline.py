@@ -6,7 +6,6 @@ import asyncio
 import gc
 import threading
 import tracemalloc
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,7 +106,7 @@ async def test_a_spoken_turn_is_answered_with_speech() -> None:
 
 async def test_the_recogniser_hears_the_whole_turn_and_nothing_twice() -> None:
     stt = ScriptedRecognizer()
-    async with Call(engines(stt=stt), PipelineSettings(speculate=False)) as call:
+    async with Call(engines(stt=stt), speculate=False) as call:
         await call.hear(*TURN)
         await call.next(ResponseDone)
         start, stop = call.all(SpeechStarted)[0].start_ms, call.all(SpeechStopped)[0].end_ms
@@ -602,8 +601,7 @@ async def test_two_calls_over_the_same_engines_share_nothing() -> None:
         lambda request: says(f"You said {request.messages[-1].content}.")(request),
         stt=ScriptedRecognizer(["anna", "bert", "anna", "bert"]),
     )
-    settings = PipelineSettings(speculate=False)
-    async with Call(chosen, settings) as first, Call(chosen, settings) as second:
+    async with Call(chosen, speculate=False) as first, Call(chosen, speculate=False) as second:
         for _ in range(2):
             for call in (first, second):
                 await call.hear(*TURN)
@@ -615,7 +613,7 @@ async def test_two_calls_over_the_same_engines_share_nothing() -> None:
                 f"You said {name}.",
             ] * 2
         assert not set(first.pipeline.history.ids) & set(second.pipeline.history.ids)
-        second.pipeline.configure(replace(settings, instructions="Other."))
+        second.pipeline.configure(PipelineSettings(instructions="Other."))
         first.pipeline.respond(ResponseRequest())
         await first.next(ResponseDone)
     assert isinstance(chosen.llm, ScriptedModel)

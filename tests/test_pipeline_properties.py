@@ -26,6 +26,7 @@ from voicepool.events import (
     ResponseStarted,
     TurnSettings,
 )
+from voicepool.patience import EAGERNESS
 
 REPLIES: Sequence[Callable[[], Sequence[Cue]]] = [
     lambda: [TextDelta("One two three. Four "), TextDelta("five."), Finished()],
@@ -40,10 +41,10 @@ REPLIES: Sequence[Callable[[], Sequence[Cue]]] = [
 
 SETTINGS = [
     PipelineSettings(),
-    PipelineSettings(speculate=False),
     PipelineSettings(turns=None),
     PipelineSettings(turns=TurnSettings(interrupt_response=False)),
     PipelineSettings(turns=TurnSettings(create_response=False)),
+    PipelineSettings(turns=TurnSettings(patience=EAGERNESS["high"])),
     PipelineSettings(turns=TurnSettings(idle_timeout_ms=1000, silence_duration_ms=200)),
 ]
 
@@ -132,11 +133,13 @@ async def settle(call: Call) -> None:
     assert not call.pipeline.requests_queue
 
 
-async def play(steps: Sequence[tuple[str, Any]], replies: Sequence[int]) -> None:
+async def play(
+    steps: Sequence[tuple[str, Any]], replies: Sequence[int], *, speculate: bool
+) -> None:
     script = itertools.cycle(replies)
     stt = ScriptedRecognizer(["one", EngineError("no"), "two", "three"])
     chosen = engines(lambda _: REPLIES[next(script)](), stt=stt)
-    async with Call(chosen) as call:
+    async with Call(chosen, speculate=speculate) as call:
         for what, value in steps:
             with suppress(PipelineError):  # refused: nothing has changed
                 await take(call, what, value)
@@ -159,8 +162,9 @@ async def play(steps: Sequence[tuple[str, Any]], replies: Sequence[int]) -> None
 @given(
     steps=st.lists(step, max_size=14),
     replies=st.lists(st.integers(0, len(REPLIES) - 1), min_size=1, max_size=4),
+    speculate=st.booleans(),
 )
 def test_the_next_turn_is_answered_whatever_came_before(
-    steps: list[tuple[str, Any]], replies: list[int]
+    steps: list[tuple[str, Any]], replies: list[int], speculate: bool
 ) -> None:
-    asyncio.run(play(steps, replies))
+    asyncio.run(play(steps, replies, speculate=speculate))

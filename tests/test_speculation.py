@@ -138,16 +138,14 @@ async def test_another_conversation_in_the_end_is_another_reply(change: str) -> 
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [
-        PipelineSettings(speculate=False),
-        PipelineSettings(turns=TurnSettings(create_response=False)),
-        PipelineSettings(turns=None),
-    ],
+    ("turns", "speculate"),
+    [(TurnSettings(), False), (TurnSettings(create_response=False), True), (None, True)],
     ids=["off", "unanswered", "manual"],
 )
-async def test_nothing_is_begun_where_nothing_may_be(settings: PipelineSettings) -> None:
-    async with Call(engines(), settings) as call:
+async def test_nothing_is_begun_where_nothing_may_be(
+    turns: TurnSettings | None, speculate: bool
+) -> None:
+    async with Call(engines(), PipelineSettings(turns=turns), speculate=speculate) as call:
         await call.hear(*SPOKEN, PAUSE, speech(300))
         await call.pipeline.commit()
         call.pipeline.respond(ResponseRequest())

@@ -65,7 +65,7 @@ async def test_a_turn_that_cannot_be_transcribed(
 ) -> None:
     stt = ScriptedRecognizer([error, error, "hello"], snapshots=["hello"])
     with caplog.at_level(logging.DEBUG):
-        async with Call(engines(stt=stt), PipelineSettings(speculate=False)) as call:
+        async with Call(engines(stt=stt), speculate=False) as call:
             await call.hear(*TURN)
             failed = await call.next(TranscriptFailed)
             done = await call.next(ResponseDone)
@@ -119,7 +119,7 @@ async def test_a_model_that_fails(
     cues: list[Cue] = [*map(TextDelta, texts), error]
     first: Iterator[Sequence[Cue]] = iter([cues])
     chosen = engines(lambda request: next(first, ()) or says("Fine.")(request))
-    async with Call(chosen, PipelineSettings(speculate=False)) as call:
+    async with Call(chosen, speculate=False) as call:
         await call.hear(*TURN)
         done = await call.next(ResponseDone)
         assert (done.status, done.reason) == ("failed", "llm")
@@ -132,7 +132,7 @@ async def test_a_model_that_says_nothing_for_too_long() -> None:
     never = asyncio.Event()
     first: Iterator[Sequence[Cue]] = iter([[never]])
     chosen = engines(lambda request: next(first, ()) or says("Fine.")(request))
-    async with Call(chosen, PipelineSettings(speculate=False), limits=HASTY) as call:
+    async with Call(chosen, speculate=False, limits=HASTY) as call:
         await call.hear(*TURN)
         done = await call.next(ResponseDone)
         assert (done.status, done.reason) == ("failed", "llm")
@@ -148,7 +148,7 @@ async def test_a_fault_of_ours_is_logged_by_its_place_and_never_by_its_words(
     def fail(*_: object) -> None:
         raise RuntimeError(SECRET)
 
-    async with Call(engines(), PipelineSettings(speculate=False)) as call:
+    async with Call(engines(), speculate=False) as call:
         with monkeypatch.context() as patch:
             patch.setattr(f"voicepool.{place}", fail)
             await call.hear(*TURN)
@@ -189,7 +189,7 @@ class Mute(ToneSynthesizer):
 async def test_a_synthesiser_that_fails(text: str) -> None:
     first = iter([text])
     chosen = engines(lambda request: says(next(first, "Fine."))(request), tts=Mute())
-    async with Call(chosen, PipelineSettings(speculate=False)) as call:
+    async with Call(chosen, speculate=False) as call:
         await call.hear(*TURN)
         done = await call.next(ResponseDone)
         assert (done.status, done.reason) == ("failed", "tts")
@@ -214,7 +214,7 @@ async def test_what_cannot_be_pronounced_is_not_spoken() -> None:
 
 async def test_a_stuck_synthesiser_fails_replies_until_it_answers_again() -> None:
     tts = ToneSynthesizer()
-    async with Call(engines(tts=tts), PipelineSettings(speculate=False), limits=HASTY) as call:
+    async with Call(engines(tts=tts), speculate=False, limits=HASTY) as call:
         tts.gate.clear()
         for _ in range(2):
             call.pipeline.respond(ResponseRequest())

@@ -60,9 +60,6 @@ class PipelineSettings:
     speed: float = 1.0
     max_tokens: int | None = None
     temperature: float | None = None
-    speculate: bool = True
-    """Start on the reply at a short silence, before the turn is confirmed; nothing of it is told
-    unless the final transcript is the one it answers. Never for turns that the session commits."""
 
 
 @dataclass(frozen=True, slots=True)

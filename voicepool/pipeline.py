@@ -81,8 +81,10 @@ class _Turn:
 class SpeechPipelineManager:
     """State of one call: `history`, `requests_queue`, `running_generation`, `llm_generator`.
 
-    The engines are loaded and may be shared; nothing of the call is kept in them. `clock` (seconds,
-    monotonic) is what the caller is taken to listen by.
+    The engines are loaded and may be shared; nothing of the call is kept in them. `speculate`:
+    begin a reply at a short silence, before the turn is confirmed; nothing of it is told unless the
+    final transcript is the one it answers. Never for turns that the session commits. `clock`
+    (seconds, monotonic) is what the caller is taken to listen by.
     """
 
     def __init__(
@@ -90,12 +92,14 @@ class SpeechPipelineManager:
         engines: Engines,
         settings: PipelineSettings | None = None,
         *,
+        speculate: bool = True,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.history = History()
         self._engines = engines
         self._settings = settings or PipelineSettings()
+        self._speculate = speculate
         self._limits = limits or Limits()
         self._tasks = TaskSet()
         self._outbox = Outbox()
@@ -249,7 +253,7 @@ class SpeechPipelineManager:
     def turn_paused(self, utterance: Utterance) -> None:
         """The turn is likely over: begin the reply, and tell nobody."""
         turns = self._settings.turns
-        if turns is None or not (self._settings.speculate and turns.create_response):
+        if turns is None or not (self._speculate and turns.create_response):
             return
         # The model is asked one thing at a time: ahead of its turn only while it has nothing to do.
         if not self._replies.busy:

@@ -149,6 +149,12 @@ class Settings:
     profile: str = setting(
         "speech", "auto", "set of engines; auto: the best that this machine can run"
     )
+    speculate: bool = setting(
+        "speech",
+        True,
+        "begin replies before it is certain that the caller has finished; nobody hears of those "
+        "that do not fit, but the language model is asked more often",
+    )
     engines: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The tables [vad], [stt], [llm] and [tts]: `engine` names it, the rest are its options."""
     # [log]

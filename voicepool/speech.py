@@ -49,6 +49,7 @@ def create(settings: Settings | None = None) -> SpeechApp:
         profile=choice.profile,
         call_limit=settings.call_limit,
         callers=settings.max_connections,
+        speculate=settings.speculate,
     )
 
 
@@ -62,12 +63,15 @@ class SpeechApp:
         profile: str = "",
         call_limit: float = 3600.0,
         callers: int = 1,
+        speculate: bool = True,
     ) -> None:
-        """`callers`: how many may call at once, which engines may have advice about."""
+        """`callers`: how many may call at once, which engines may have advice about. `speculate`:
+        see SpeechPipelineManager."""
         self._engines = engines
         self._profile = profile
         self._call_limit = call_limit
         self._callers = callers
+        self._speculate = speculate
 
     @property
     def paths(self) -> Sequence[str]:
@@ -134,7 +138,9 @@ class SpeechApp:
         rehearsed = talker is not None and not talker.host
         engines = rehearsal.rehearsing(self._engines) if rehearsed else self._engines
         with logs.context(session=session_id, connection=talker.connection if talker else None):
-            async with SpeechPipelineManager(engines, protocol.settings) as pipeline:
+            async with SpeechPipelineManager(
+                engines, protocol.settings, speculate=self._speculate
+            ) as pipeline:
                 session = Session(
                     websocket,
                     protocol,
