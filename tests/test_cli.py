@@ -245,12 +245,13 @@ def test_the_banner_says_when_fewer_workers_fit_than_were_asked_for() -> None:
     server: Any = SimpleNamespace(  # as much of a Supervisor as a banner is about
         url="ws://127.0.0.1:8001",
         settings=Settings(app="a.b:c", workers=3, max_connections=3),
-        reception=SimpleNamespace(paths={"/b", "/a"}),
+        reception=SimpleNamespace(paths={"/b", "/a"}, has_page=True),
     )
     progress = Progress("serving", warm=1, target=3, detail="1 of 3 workers fit; lower --workers")
     assert banner(server, progress, None).splitlines() == [
         "ready",
         "  address   ws://127.0.0.1:8001/a",
+        "  page      http://127.0.0.1:8001/",
         "  app       a.b:c",
         "  workers   1 of 3 warm, up to 3 calls at once",
         "  note      1 of 3 workers fit; lower --workers",

@@ -21,7 +21,7 @@ def supervisor(callers: int = 0) -> Any:
     return SimpleNamespace(
         url="ws://127.0.0.1:8001",
         settings=Settings(app="a.b:c", drain_timeout=90),
-        reception=SimpleNamespace(paths={"/a"}),
+        reception=SimpleNamespace(paths={"/a"}, has_page=False),
         pool=SimpleNamespace(snapshot=lambda: SimpleNamespace(callers=callers)),
     )
 

@@ -7,10 +7,34 @@ wrong and what to do, error.code is for programs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 
 import msgspec
+
+
+@dataclass(frozen=True, slots=True)
+class FileAnswer:
+    """A response whose body is a file: `start`, then `size` bytes of `fd` from its beginning.
+
+    Whoever holds it owns the descriptor.
+    """
+
+    start: bytes
+    fd: int
+    size: int
+
+
+def start(status: int, headers: Mapping[str, str]) -> bytes:
+    """Status line and headers, up to the empty line, of a response that closes the connection."""
+    lines = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        f"Date: {formatdate(usegmt=True)}",
+        "Connection: close",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    )
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
 
 
 def respond(
@@ -19,17 +43,13 @@ def respond(
     """A complete response that closes the connection. `body` becomes JSON; with `head`, only its
     length is told (the answer to HEAD)."""
     payload = msgspec.json.encode(body) + b"\n"
-    lines = [
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-        f"Date: {formatdate(usegmt=True)}",
-        "Content-Type: application/json",
-        f"Content-Length: {len(payload)}",
-        "Cache-Control: no-store",
-        "Connection: close",
-        *(f"{name}: {value}" for name, value in (headers or {}).items()),
-    ]
-    start = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
-    return start if head else start + payload
+    standard = {
+        "Content-Type": "application/json",
+        "Content-Length": str(len(payload)),
+        "Cache-Control": "no-store",
+    }
+    beginning = start(status, {**standard, **(headers or {})})
+    return beginning if head else beginning + payload
 
 
 def error_body(message: str, code: str, kind: str = "invalid_request_error") -> object:

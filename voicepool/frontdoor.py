@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import select
 import socket
 from collections import OrderedDict
@@ -21,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from voicepool.answers import refuse
+from voicepool.answers import FileAnswer, refuse
 from voicepool.errors import ConfigError
 from voicepool.request import MAX_HEAD, BadRequest, Head, parse_head
 
@@ -31,7 +32,13 @@ BACKLOG: Final = 4096
 ACCEPTS_PER_WAKEUP: Final = 64
 REARM_SECONDS: Final = 0.25
 """How soon a listener that ran out of descriptors tries again, if none came back before."""
-FAREWELL_SECONDS: Final = 2.0
+FAREWELL_SECONDS: Final = 5.0
+"""How long an answered visitor may take nothing of the answer, or stay after it."""
+FAREWELL_LIMIT: Final = 300.0
+"""The longest that sending an answer may take, however steadily it goes."""
+UNSENT_BYTES: Final = 64 << 10
+"""What the kernel may hold of an answer beyond what is under way, so that each such piece that
+goes out is seen as progress, and a slow reader of a large file costs no more memory."""
 MAX_FAREWELLS: Final = 256
 FAREWELL_BYTES: Final = 4 << 20
 """What a visitor may still send after its answer before it is cut off."""
@@ -268,8 +275,27 @@ class _Leaving:
 
     unsent: memoryview
     deadline: float
+    """When to lose patience, unless something happens before."""
+    limit: float
+    """When to stop sending whatever happens."""
+    file: FileAnswer | None
+    sent: int = 0
+    """Bytes of the file."""
     patience: int = FAREWELL_BYTES
     """Bytes that may still come in."""
+
+    def send(self, sock: socket.socket) -> bool:
+        """Send what the socket takes; whether that was the last of it. Raises OSError."""
+        if self.unsent:
+            self.unsent = self.unsent[sock.send(self.unsent) :]
+            return not self.unsent and self.file is None
+        assert self.file is not None
+        left = self.file.size - self.sent
+        count = os.sendfile(sock.fileno(), self.file.fd, self.sent, min(left, UNSENT_BYTES))
+        if count == 0 and left:
+            raise OSError(errno.EIO, "the file has become shorter")
+        self.sent += count
+        return count == left
 
 
 class Farewells:
@@ -286,7 +312,7 @@ class Farewells:
         self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
 
-    def answer(self, visitor: Visitor, response: bytes) -> None:
+    def answer(self, visitor: Visitor, response: bytes | FileAnswer) -> None:
         """Send `response` and let the visitor go; owns its socket from now on. Never raises.
 
         A visitor who has sent nothing at all gets nothing: browsers open connections in advance
@@ -295,11 +321,17 @@ class Farewells:
         if len(self._leaving) >= MAX_FAREWELLS:
             self._let_go(next(iter(self._leaving)))
         sock = visitor.sock
-        self._leaving[sock] = _Leaving(memoryview(response), self._deadline())
+        file = response if isinstance(response, FileAnswer) else None
+        beginning = response if isinstance(response, bytes) else response.start
+        limit = self._loop.time() + FAREWELL_LIMIT
+        self._leaving[sock] = _Leaving(memoryview(beginning), self._deadline(), limit, file)
         if self._timer is None:
             self._schedule()
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            if file is not None:
+                with contextlib.suppress(OSError):  # it need not be TCP: a relay has a socket pair
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             sock.recv(MAX_HEAD)
         except OSError:
             self._let_go(sock)
@@ -321,17 +353,26 @@ class Farewells:
     def _send(self, sock: socket.socket) -> None:
         leaving = self._leaving[sock]
         try:
-            leaving.unsent = leaving.unsent[sock.send(leaving.unsent) :]
-            if leaving.unsent:
+            done = leaving.send(sock)
+            if not done and self._loop.time() > leaving.limit:
+                raise TimeoutError
+            if not done:
                 self._loop.add_writer(sock.fileno(), self._send, sock)
+                self._renew(sock)
                 return
             sock.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            self._loop.add_writer(sock.fileno(), self._send, sock)
+            return
         except OSError:
             self._let_go(sock)
             return
         self._loop.remove_writer(sock.fileno())
         self._loop.add_reader(sock.fileno(), self._discard, sock)
-        leaving.deadline = self._deadline()
+        self._renew(sock)
+
+    def _renew(self, sock: socket.socket) -> None:
+        self._leaving[sock].deadline = self._deadline()
         self._leaving.move_to_end(sock)
 
     def _discard(self, sock: socket.socket) -> None:
@@ -347,10 +388,12 @@ class Farewells:
             self._let_go(sock)
 
     def _let_go(self, sock: socket.socket) -> None:
-        del self._leaving[sock]
+        leaving = self._leaving.pop(sock)
         self._loop.remove_reader(sock.fileno())
         self._loop.remove_writer(sock.fileno())
         sock.close()
+        if leaving.file is not None:
+            os.close(leaving.file.fd)
         self._changed.set()
         self._on_closed()
 

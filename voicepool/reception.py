@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from voicepool.access import Access, Denied
-from voicepool.answers import refuse, respond
+from voicepool.answers import FileAnswer, refuse, respond
 from voicepool.frontdoor import Farewells, Visitor
+from voicepool.pages import Pages
 from voicepool.request import Head
 
 HEALTHZ: Final = "/healthz"
 READYZ: Final = "/readyz"
 STATUS: Final = "/status"
+CALL_PATH: Final = "/v1/realtime"
 STARTING_RETRY: Final = 2
 """Retry-After while the app's paths are not known yet."""
 
@@ -24,6 +26,7 @@ class Reception:
         self,
         access: Access,
         farewells: Farewells,
+        pages: Pages,
         *,
         ready: Callable[[], bool],
         status: Callable[[], dict[str, Any]],
@@ -32,11 +35,20 @@ class Reception:
         """`on_call(visitor, address, identity)` gets every admitted WebSocket request."""
         self._access = access
         self._farewells = farewells
+        self._pages = pages
         self._ready = ready
         self._status = status
         self._on_call = on_call
         self.paths: frozenset[str] | None = None
         """The app's WebSocket paths; None until its zygote has said."""
+
+    @property
+    def has_page(self) -> bool:
+        """Whether there is something for browsers at "/": our own page needs CALL_PATH.
+
+        It is there before the paths are known, and says that the server is starting.
+        """
+        return not self._pages.own or self.paths is None or CALL_PATH in self.paths
 
     def receive(self, visitor: Visitor) -> None:
         """Route one visitor."""
@@ -46,7 +58,7 @@ class Reception:
         if answer is not None:
             self._farewells.answer(visitor, answer)
 
-    def _answer(self, visitor: Visitor, head: Head) -> bytes | None:
+    def _answer(self, visitor: Visitor, head: Head) -> bytes | FileAnswer | None:
         """The response, or None where the visitor has been given to the pool."""
         if denied := self._access.check_site(head):
             return _deny(denied, head)
@@ -60,7 +72,8 @@ class Reception:
                 {"Retry-After": str(STARTING_RETRY)},
             )
         if self.paths is None or head.path not in self.paths:
-            return self._not_found(head)
+            page = self._pages.answer(head) if self.has_page else None
+            return page or self._not_found(head)
         if not head.upgrades:
             return refuse(
                 426,
@@ -99,7 +112,13 @@ class Reception:
         return respond(200, self._status(), head=is_head)
 
     def _not_found(self, head: Head) -> bytes:
-        known = [HEALTHZ, READYZ, STATUS, *sorted(self.paths or ())]
+        known = [
+            *(["/"] if self.has_page else []),
+            HEALTHZ,
+            READYZ,
+            STATUS,
+            *sorted(self.paths or ()),
+        ]
         return refuse(
             404,
             f"there is nothing at {head.path[:200]!a}; try {_listed(known)}",

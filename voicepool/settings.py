@@ -44,6 +44,11 @@ class Settings:
     trusted_proxies: tuple[str, ...] = setting(
         "server", (), "addresses or networks whose X-Forwarded-For is believed"
     )
+    static: str = setting(
+        "server",
+        "",
+        "folder of client files to serve at / and /static/; empty: the page of our own at /",
+    )
     head_timeout: float = seconds("server", 5.0, "time a client has to send its request head")
     max_heads: int = setting(
         "server", 1024, "unfinished request heads to keep; beyond it the oldest goes", least=1

@@ -13,13 +13,13 @@ from voicepool import logs
 from voicepool.config import CLIENT_URL, Settings
 from voicepool.logs import escape
 from voicepool.quantities import format_duration
+from voicepool.reception import CALL_PATH
 
 if TYPE_CHECKING:
     from voicepool.engines.registry import Choice
     from voicepool.progress import Progress
     from voicepool.supervisor import Supervisor
 
-CALL_PATH = "/v1/realtime"
 EXAMPLE = Path("examples/hello.wav")
 
 
@@ -87,6 +87,8 @@ def banner(supervisor: Supervisor, progress: Progress, choice: Choice | None) ->
     settings, paths = supervisor.settings, sorted(supervisor.reception.paths or ())
     path = CALL_PATH if CALL_PATH in paths else next(iter(paths), "")
     rows = {"address": supervisor.url + path}
+    if supervisor.reception.has_page:
+        rows["page"] = supervisor.url.replace("ws", "http", 1) + "/"
     if choice is None:
         rows["app"] = settings.app
     else:

@@ -29,6 +29,7 @@ from voicepool.frontdoor import FrontDoor, Visitor, listen
 from voicepool.handles import WorkerHandle
 from voicepool.hostprobe import HostProbe
 from voicepool.logs import FloodGuard
+from voicepool.pages import Pages
 from voicepool.pool import Pool, Reason
 from voicepool.progress import Progress, never_fits, progress_of
 from voicepool.reception import Reception
@@ -90,6 +91,7 @@ class Supervisor:
         self.reception = Reception(
             access_rules(settings),
             self.door.farewells,
+            Pages(settings.static),
             ready=lambda: self.pool.ready,
             status=lambda: status_report(self),
             on_call=self._on_call,
