@@ -31,6 +31,9 @@ class Caller:
     port: int
     identity: str
     """A short fingerprint of the API key that let the caller in, "" where none is asked for."""
+    session: bytes = b""
+    """What the call shall begin with, where a client secret let the caller in: the `session` of
+    the request that made the secret, JSON as it was sent and validated. b"" otherwise."""
 
 
 caller: ContextVar[Caller] = ContextVar("voicepool.caller")

@@ -124,6 +124,9 @@ class Assign(Message, frozen=True):
     host: str
     port: int
     identity: str = ""
+    session: bytes = b""
+    """The session object of the client secret that let the caller in, JSON; at most
+    request.MAX_BODY long."""
 
 
 class Stop(Message, frozen=True):

@@ -14,6 +14,8 @@ import h11
 
 MAX_HEAD: Final = 16 * 1024
 """Bytes of a request head that are looked at; a longer one is answered with 431."""
+MAX_BODY: Final = 64 * 1024
+"""Bytes of a request body; a longer one is answered with 413."""
 
 _ABSOLUTE: Final = re.compile(r"https?://[^/]+", re.IGNORECASE)
 """What precedes the path in absolute form, which servers must accept (RFC 9112, 3.2.2)."""

@@ -263,7 +263,9 @@ class Worker:
 
     def _take(self, assign: ipc.Assign, fd: int) -> None:
         connection = socket.socket(fileno=fd)
-        self._caller = Caller(assign.connection, assign.host, assign.port, assign.identity)
+        self._caller = Caller(
+            assign.connection, assign.host, assign.port, assign.identity, assign.session
+        )
         try:
             self.channel.send(ipc.Accepted(assign.connection))
         except OSError:
