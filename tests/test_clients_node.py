@@ -1,0 +1,167 @@
+"""The npm packages `openai` and `@openai/agents-realtime`, unmodified, against a running server."""
+
+from __future__ import annotations
+
+import base64
+import re
+import wave
+from pathlib import Path
+
+import pytest
+
+from tests.clients import javascript
+from tests.clients.javascript import Conversation
+from tests.pools import PoolServer
+from tests.realtime import Brackets, validate
+from tests.servers import speech_server, spoken
+from voicepool.wire.realtime.config import RATE
+
+__all__ = ["speech_server"]
+
+PAUSE = 5.0
+"""Seconds of silence after a saying: more than the longest that ends a turn by semantic VAD."""
+SAYINGS = {"color": "what is your favorite color", "stop": "please stop talking now"}
+
+
+@pytest.fixture(scope="module")
+def node() -> None:
+    javascript.need_node()
+    javascript.install()
+
+
+@pytest.fixture(scope="module")
+def sayings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of WAV files: what a caller says."""
+    folder = tmp_path_factory.mktemp("sayings")
+    for name, text in SAYINGS.items():
+        with wave.open(str(folder / f"{name}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(RATE)
+            file.writeframes(b"".join(map(base64.b64decode, spoken(text, pause=PAUSE))))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sdk(node: None, speech_server: PoolServer, sayings: Path) -> Conversation:
+    """A conversation by the package `openai`."""
+    return javascript.converse("sdk.mjs", http_url(speech_server), str(sayings))
+
+
+@pytest.fixture(scope="module")
+def agents(node: None, speech_server: PoolServer, sayings: Path) -> Conversation:
+    """A conversation by the package `@openai/agents-realtime`."""
+    return javascript.converse("agents.mjs", http_url(speech_server), str(sayings))
+
+
+def http_url(server: PoolServer) -> str:
+    return server.url.replace("ws", "http", 1)
+
+
+@pytest.mark.parametrize("name", ["sdk", "agents"])
+def test_every_event_is_one_that_the_models_know(name: str, request: pytest.FixtureRequest) -> None:
+    conversation: Conversation = request.getfixturevalue(name)
+    brackets = Brackets()
+    for event in conversation.events:
+        brackets.see(validate(event))
+    assert not brackets.open
+    assert conversation.status == 0, conversation.stderr
+    assert conversation.stderr == ""
+    assert "closed" in conversation.facts
+
+
+def test_sdk_configures_its_session(sdk: Conversation) -> None:
+    assert sdk["connected"] == {"model": "gpt-realtime", "instructions": "Be brief."}
+
+
+def test_sdk_spoken_turn(sdk: Conversation) -> None:
+    turn = sdk["spoken turn"]
+    assert turn["transcript"] == SAYINGS["color"]
+    assert turn["status"] == "completed"
+    assert re.search("green|purple", turn["reply"], re.IGNORECASE)
+    assert turn["bytes"] > RATE
+
+
+def test_sdk_text_turn(sdk: Conversation) -> None:
+    assert "49" in sdk["text turn"]["text"]
+    assert sdk["text turn"]["status"] == "completed"
+
+
+def test_sdk_tool_call(sdk: Conversation) -> None:
+    call = sdk["tool call"]
+    assert (call["name"], call["arguments"]) == ("count_waiting_callers", "{}")
+    assert "3" in call["reply"]
+
+
+def test_sdk_barge_in(sdk: Conversation) -> None:
+    told = sdk["barge-in"]
+    assert told["left"].startswith("Once")
+    assert len(told["left"]) < 60
+    assert told["status"] in ("cancelled", "completed")
+    assert told["answered"] == "completed"
+
+
+def test_sdk_out_of_band_response(sdk: Conversation) -> None:
+    assert sdk["out of band"]["metadata"] == {"topic": "name"}
+    assert "phrasebook" in sdk["out of band"]["reply"]
+
+
+def test_sdk_mistakes_are_typed_errors(sdk: Conversation) -> None:
+    mistake = sdk["mistake"]
+    assert mistake["typed"]
+    assert (mistake["code"], mistake["cause"]) == ("response_cancel_not_active", "mine")
+    assert mistake["message"].startswith("Cancellation failed")
+    assert mistake["errors"] == 1, "the only one of the conversation"
+    assert sdk["closed"] == {"code": 1000}
+
+
+def test_agents_sdk_configures_its_session(agents: Conversation) -> None:
+    connected = agents["connected"]
+    assert connected["instructions"] == "Be brief."
+    assert connected["tools"] == ["count_waiting_callers"]
+    # Without it the SDK sends a cancellation of its own whenever the caller speaks.
+    assert connected["turns"]["interrupt_response"] is True
+    assert connected["errors"] == 0
+
+
+def test_agents_sdk_spoken_turn(agents: Conversation) -> None:
+    turn = agents["spoken turn"]
+    *_, heard, reply = turn["history"]
+    assert (heard["role"], heard["text"]) == ("user", SAYINGS["color"])
+    assert (reply["role"], reply["status"]) == ("assistant", "completed")
+    assert re.search("green|purple", reply["text"], re.IGNORECASE)
+    assert turn["bytes"] > RATE
+    assert turn["errors"] == 0
+
+
+def test_agents_sdk_text_turn(agents: Conversation) -> None:
+    assert "49" in agents["text turn"]["text"]
+    *_, typed, reply = agents["text turn"]["history"]
+    assert (typed["role"], reply["role"]) == ("user", "assistant")
+    assert reply["text"] == agents["text turn"]["text"]
+
+
+def test_agents_sdk_runs_its_tool(agents: Conversation) -> None:
+    call = agents["tool call"]
+    assert call["name"] == "count_waiting_callers"
+    assert call["result"] == call["output"] == '{"waiting":3}'
+    assert "3" in call["reply"]
+
+
+def test_agents_sdk_barge_in(agents: Conversation) -> None:
+    assert agents["barge-in"]["left"].startswith("Once")
+    assert len(agents["barge-in"]["left"]) < 60
+    assert agents["barge-in"]["errors"] == 0
+
+
+def test_agents_sdk_hands_over_to_another_agent(agents: Conversation) -> None:
+    assert agents["other agent"] == {"instructions": "Be polite.", "errors": 0}
+
+
+def test_agents_sdk_tells_of_mistakes(agents: Conversation) -> None:
+    assert agents["mistake"] == {"code": "item_delete_invalid_item_id", "cause": "mine"}
+
+
+def test_the_lock_file_names_no_registry() -> None:
+    lock = (javascript.FOLDER / "package-lock.json").read_text()
+    assert '"resolved"' not in lock
