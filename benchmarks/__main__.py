@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.abuse import abuse
 from benchmarks.figures import Figure, document, table
 from benchmarks.gaps import gaps_embedded, gaps_models, supervisor
 from benchmarks.handoff import bursts, handoff, in_a_row
@@ -81,6 +82,10 @@ def _turn(quick: bool) -> Iterator[Figure]:
     yield from turns(1 if quick else 15)
 
 
+def _abuse(quick: bool) -> Iterator[Figure]:
+    yield from abuse(1, 0.3, ("flood of pings",)) if quick else abuse(4, 4.0)
+
+
 ROWS: dict[str, Row] = {
     "hand-off": _handoff,
     "hand-off-row": _handoff_in_a_row,
@@ -96,6 +101,7 @@ ROWS: dict[str, Row] = {
     "gaps-models": _gaps_models,
     "supervisor": _supervisor,
     "turn": _turn,
+    "abuse": _abuse,
 }
 
 

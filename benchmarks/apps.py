@@ -7,6 +7,7 @@ import os
 from typing import Final
 
 import msgspec
+from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
 
 from voicepool.config import Settings
@@ -51,7 +52,7 @@ class Paced:
     The warm-up is the real load of a refill; the call's audio comes at known times.
     """
 
-    paths = (PATH,)
+    paths: tuple[str, ...] = (PATH,)
 
     def __init__(self, speech: SpeechApp) -> None:
         self._speech = speech
@@ -74,9 +75,36 @@ class Paced:
             await asyncio.sleep(due - loop.time())
 
 
+class BesideSpeech(Paced):
+    """The speech app, and at a path of its own a call whose audio comes at known times."""
+
+    def __init__(self, speech: SpeechApp) -> None:
+        super().__init__(speech)
+        self.paths = (*speech.paths, PATH)
+        self.subprotocols = speech.subprotocols
+        self.max_message_size = speech.max_message_size
+
+    async def rehearse(self, client: ClientConnection) -> None:
+        await self._speech.rehearse(client)
+
+    async def serve(self, websocket: ServerConnection) -> None:
+        if websocket.request is not None and websocket.request.path == PATH:
+            await super().serve(websocket)
+        else:
+            await self._speech.serve(websocket)
+
+
 SPEECH = "BENCH_SPEECH"
 """Environment name of the settings of Paced's speech, as JSON: a factory is given none."""
 
 
 def paced() -> Paced:
-    return Paced(create_speech(msgspec.json.decode(os.environ[SPEECH], type=Settings)))
+    return Paced(_speech())
+
+
+def beside_speech() -> BesideSpeech:
+    return BesideSpeech(_speech())
+
+
+def _speech() -> SpeechApp:
+    return create_speech(msgspec.json.decode(os.environ[SPEECH], type=Settings))

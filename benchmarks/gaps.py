@@ -38,22 +38,22 @@ def _gaps(case: str, speech: dict[str, Any], segments: int, seconds: float) -> I
         Call(pool.address) as call,
     ):
         pool.until("worker ready", 1)
-        _listen(call, _passed(1.0))  # the sound that came meanwhile
+        listen(call, passed(1.0))  # the sound that came meanwhile
         for _ in range(segments):
-            alone += _listen(call, _passed(seconds))
+            alone += listen(call, passed(seconds))
             stop = threading.Event()
             others = threading.Thread(target=_come_and_go, args=(pool, stop))
             others.start()
-            busy += _listen(call, _passed(seconds))
+            busy += listen(call, passed(seconds))
             stop.set()
             # Listen on while the last refill ends, or what nobody heard would be counted next.
-            _listen(call, partial(_ended, others))
+            listen(call, partial(_ended, others))
             others.join()
     against = "the same call, no refill"
     yield compare("gaps", case, "ms", busy, alone, against, Target("p99", 1.2))
 
 
-def _listen(call: Call, over: Callable[[], bool]) -> list[float]:
+def listen(call: Call, over: Callable[[], bool]) -> list[float]:
     """Milliseconds between frames until it is over."""
     found: list[float] = []
     last = time.perf_counter()
@@ -69,7 +69,7 @@ def _ended(thread: threading.Thread) -> bool:
     return not thread.is_alive()
 
 
-def _passed(seconds: float) -> Callable[[], bool]:
+def passed(seconds: float) -> Callable[[], bool]:
     """Whether so much time has passed since this call."""
     end = time.perf_counter() + seconds
     return lambda: time.perf_counter() > end

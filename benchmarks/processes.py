@@ -29,6 +29,13 @@ def _rollup(pid: int) -> dict[str, int]:
     }
 
 
+def anonymous_bytes(pid: int) -> int:
+    """Memory of `pid` that is in no file, shared with its parent or not; 0 once it has ended."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    return int(fields.get("RssAnon", "0").split()[0]) * 1024
+
+
 def memfd_bytes(pid: int) -> int:
     """Memory in files without a name that `pid` holds open; it is in nobody's PSS while nobody maps
     it. Source: memfd_create(2)."""

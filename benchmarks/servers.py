@@ -128,6 +128,7 @@ class Pool(Server):
         """Wait until the log has said `event` so often. Nothing polls: the measured processes are
         left alone."""
         deadline = time.monotonic() + DEADLINE
+        self._log()
         while self._seen[event] < count:
             self._read(deadline)
             self._log()

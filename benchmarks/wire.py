@@ -18,7 +18,7 @@ from typing import Self
 DEADLINE = 60.0
 """Generous: reached only by what is broken."""
 
-_BINARY, _CLOSE, _PING, _PONG = 2, 8, 9, 10
+TEXT, BINARY, _CLOSE, PING, _PONG = 1, 2, 8, 9, 10
 _HEAD = (
     "GET {path} HTTP/1.1\r\n"
     "Host: {host}:{port}\r\n"
@@ -37,9 +37,14 @@ def request(address: tuple[str, int], path: str) -> bytes:
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
-    """One client frame, masked with the key 0; `payload` under 64 KiB."""
+    """One client frame, masked with the key 0."""
     length = len(payload)
-    size = bytes([0x80 | length]) if length < 126 else struct.pack("!BH", 0x80 | 126, length)
+    if length < 126:
+        size = bytes([0x80 | length])
+    elif length < 1 << 16:
+        size = struct.pack("!BH", 0x80 | 126, length)
+    else:
+        size = struct.pack("!BQ", 0x80 | 127, length)
     return bytes([0x80 | opcode]) + size + bytes(4) + payload
 
 
@@ -81,7 +86,7 @@ class Call:
     def receive(self) -> bytes:
         """The next message. A ping on the way is answered, or the server would hang up."""
         opcode, payload = self._frame()
-        while opcode == _PING:
+        while opcode == PING:
             self.sock.sendall(frame(_PONG, payload))
             opcode, payload = self._frame()
         return payload
@@ -96,7 +101,7 @@ class Call:
 
     def send(self, payload: bytes) -> None:
         """One binary message."""
-        self.sock.sendall(frame(_BINARY, payload))
+        self.sock.sendall(frame(BINARY, payload))
 
     def close(self) -> None:
         """Say goodbye, and read until the server has closed."""
