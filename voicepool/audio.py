@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import soxr
+from numpy.typing import NDArray
 
 from voicepool.engines.base import Samples
 
@@ -25,14 +26,20 @@ def from_pcm16(data: bytes) -> Samples:
 
 
 def to_pcm16(samples: Samples) -> bytes:
-    """Signed 16-bit little-endian PCM, two bytes a sample.
+    """Signed 16-bit little-endian PCM, two bytes a sample, of what `to_int16` makes of them."""
+    pcm: bytes = to_int16(samples).astype("<i2", copy=False).tobytes()
+    return pcm
+
+
+def to_int16(samples: Samples) -> NDArray[np.int16]:
+    """The nearest 16-bit samples.
 
     What is louder than full scale is clipped, and what is not a number is silence: a synthesiser's
     glitch must not wrap round into a bang.
     """
     scaled = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0) * np.float32(32768)
-    pcm: bytes = np.clip(np.rint(scaled), -32768, 32767).astype("<i2").tobytes()
-    return pcm
+    nearest: NDArray[np.int16] = np.clip(np.rint(scaled), -32768, 32767).astype(np.int16)
+    return nearest
 
 
 class Resampler:
