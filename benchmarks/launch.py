@@ -16,7 +16,7 @@ from websockets.asyncio.server import serve
 from benchmarks.apps import greet
 from voicepool import logs
 from voicepool.config import Settings
-from voicepool.frontdoor import BACKLOG
+from voicepool.listener import BACKLOG
 from voicepool.progress import Progress
 from voicepool.supervisor import Supervisor, supervise
 

@@ -15,7 +15,8 @@ from tests.rawhttp import parse, upgrade
 from voicepool import frontdoor
 from voicepool.callers import Candidate, WaitingRoom
 from voicepool.errors import ConfigError
-from voicepool.frontdoor import Farewells, FrontDoor, HangupWatch, Visitor, listen
+from voicepool.frontdoor import Farewells, FrontDoor, HangupWatch, Visitor
+from voicepool.listener import Acceptor, listen
 from voicepool.request import MAX_HEAD
 
 PATIENCE = 20.0
@@ -44,7 +45,10 @@ class House:
         self.listener = listen(host, 0)
         self.address = self.listener.getsockname()[:2]
         self.door = FrontDoor(
-            self.listener, self.visitors.put_nowait, head_timeout=head_timeout, max_heads=max_heads
+            Acceptor(self.listener),
+            self.visitors.put_nowait,
+            head_timeout=head_timeout,
+            max_heads=max_heads,
         )
         self._clients: list[socket.socket] = []
 
@@ -66,8 +70,8 @@ class House:
         await until(lambda: self.door.heads == count)
 
     async def close(self) -> None:
-        self.door.close()
-        await self.door.farewells.close(0)
+        await self.door.shut(0)
+        await self.door.close(0)
         while not self.visitors.empty():
             self.visitors.get_nowait().sock.close()
         for client in self._clients:
@@ -261,7 +265,7 @@ async def test_urgent_data_neither_spins_nor_hides_the_head(house: Build) -> Non
 async def test_close_takes_in_who_stands_in_the_queue(house: Build) -> None:
     served = house()
     whole, half = served.connect(upgrade()), served.connect(b"GET /")
-    served.door.close()
+    await served.door.shut(0)
     visitor = served.visitors.get_nowait()
     assert visitor.address == whole.getsockname()
     visitor.sock.close()
@@ -276,7 +280,7 @@ async def test_closed_door_stays_closed(house: Build, monkeypatch: pytest.Monkey
     served = house()
     clients = [served.connect(b"\0") for _ in range(3)]
     listener = served.listener.fileno()
-    served.door.close()
+    await served.door.shut(0)
     assert not asyncio.get_running_loop().remove_reader(listener)
     for client in clients:
         assert parse(await read_all(client)).status == 400

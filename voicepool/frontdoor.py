@@ -1,6 +1,6 @@
 """The front door: accept, peek at the request head without consuming it, and route.
 
-    FrontDoor     the listener; every connection becomes a Visitor
+    FrontDoor     the doorway; every connection becomes a Visitor
     Heads         visitors whose request head is not complete yet
     Farewells     visitors that got their answer and are let go politely
     HangupWatch   callers who wait: only their hanging up is noticed, their bytes stay unread
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import logging
+import math
 import os
 import select
 import socket
@@ -23,15 +23,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from voicepool.answers import FileAnswer, refuse
-from voicepool.errors import ConfigError
+from voicepool.countdown import Countdown
+from voicepool.listener import Doorway
 from voicepool.request import MAX_HEAD, BadRequest, Head, parse_head
 
-log = logging.getLogger("voicepool.frontdoor")
-
-BACKLOG: Final = 4096
-ACCEPTS_PER_WAKEUP: Final = 64
-REARM_SECONDS: Final = 0.25
-"""How soon a listener that ran out of descriptors tries again, if none came back before."""
+Refusal = tuple[int, str, str]
+"""Status, message and code, as `answers.refuse` takes them."""
+TIMEOUT: Final[Refusal] = (408, "the request head did not arrive in time", "timeout")
+OVERLOADED: Final[Refusal] = (503, "too many requests are incomplete", "overloaded")
 FAREWELL_SECONDS: Final = 5.0
 """How long an answered visitor may take nothing of the answer, or stay after it."""
 FAREWELL_LIMIT: Final = 300.0
@@ -42,8 +41,6 @@ goes out is seen as progress, and a slow reader of a large file costs no more me
 MAX_FAREWELLS: Final = 256
 FAREWELL_BYTES: Final = 4 << 20
 """What a visitor may still send after its answer before it is cut off."""
-
-_OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Visitor:
@@ -77,84 +74,49 @@ class Visitor:
 
 
 class FrontDoor:
-    """The listening socket and everybody who came in by it and has not been given away."""
+    """Where clients come in, and everybody who came in and has not been given away."""
 
     def __init__(
         self,
-        listener: socket.socket,
+        doorway: Doorway,
         on_visitor: Callable[[Visitor], None],
         *,
         head_timeout: float,
         max_heads: int,
     ) -> None:
         """`on_visitor` gets each visitor whose head is complete, and owns it from then on."""
-        self._listener = listener
-        self._loop = asyncio.get_running_loop()
-        self.farewells = Farewells(self._loop, self._rearm)
-        self._heads = Heads(
-            self._loop, on_visitor, self.farewells, timeout=head_timeout, most=max_heads
-        )
-        self._armed = False
+        self._doorway = doorway
+        loop = asyncio.get_running_loop()
+        self.farewells = Farewells(loop, doorway.rearm)
+        self._heads = Heads(loop, on_visitor, self.farewells, timeout=head_timeout, most=max_heads)
 
     @property
     def heads(self) -> int:
         """Visitors whose head is incomplete."""
         return len(self._heads)
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process at the doorway, if there is one."""
+        return self._doorway.pid
+
     def open(self) -> None:
         """Begin to accept."""
-        self._armed = True
-        self._loop.add_reader(self._listener.fileno(), self._accept)
+        self._doorway.open(lambda sock, address: self._heads.add(Visitor(sock, address)))
 
-    def close(self) -> None:
+    async def shut(self, patience: float) -> None:
         """Take in who stands in the accept queue, then close the listener.
 
-        They reach `on_visitor` if their head is there already; the others are cut off.
+        They reach `on_visitor` if their head is there within `patience` seconds where it takes a
+        handshake to see it, else at once; the others are cut off.
         """
-        # Out of descriptors: the kernel cuts off those that are left.
-        with contextlib.suppress(OSError):
-            for _ in range(BACKLOG):
-                if not self._accept_one():
-                    break
-        # Only now: whoever was let go meanwhile has armed it again.
-        self._disarm()
+        await self._doorway.shut(patience)
         self._heads.close()
-        self._listener.close()
 
-    def _accept(self) -> None:
-        try:
-            for _ in range(ACCEPTS_PER_WAKEUP):
-                if not self._accept_one():
-                    return
-        except OSError as error:
-            # Readable for as long as somebody waits: polling it on would spin.
-            log.warning("out of file descriptors", extra={"error": error.strerror})
-            self._disarm()
-            self._loop.call_later(REARM_SECONDS, self._rearm)
-
-    def _accept_one(self) -> bool:
-        """False when nobody waits. Raises OSError when this process has no descriptor left."""
-        try:
-            sock, address = self._listener.accept()
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno in _OUT_OF_DESCRIPTORS:
-                raise
-            return True  # that visitor left before it was accepted
-        sock.setblocking(False)
-        self._heads.add(Visitor(sock, (str(address[0]), int(address[1]))))
-        return True
-
-    def _disarm(self) -> None:
-        if self._armed:
-            self._armed = False
-            self._loop.remove_reader(self._listener.fileno())
-
-    def _rearm(self) -> None:
-        """A descriptor may have come back."""
-        if not self._armed and self._listener.fileno() >= 0:
-            self.open()
+    async def close(self, patience: float) -> None:
+        """Once shut: see off who is left, for at most so many seconds."""
+        await self.farewells.close(patience)
+        await self._doorway.close()
 
 
 class Heads:
@@ -172,32 +134,27 @@ class Heads:
         self._loop = loop
         self._on_complete = on_complete
         self._farewells = farewells
-        self._timeout = timeout
         self._most = most
-        self._deadlines: OrderedDict[Visitor, float] = OrderedDict()
-        self._timer: asyncio.TimerHandle | None = None
+        self._incomplete: Countdown[Visitor] = Countdown(
+            loop, timeout, lambda visitor: self._give_up(visitor, TIMEOUT)
+        )
 
     def __len__(self) -> int:
-        return len(self._deadlines)
+        return len(self._incomplete)
 
     def add(self, visitor: Visitor) -> None:
         """Look at the head, now and whenever there is more of it."""
         if self._look(visitor):
             return
-        if len(self._deadlines) >= self._most:
-            oldest = next(iter(self._deadlines))
-            self._give_up(oldest, 503, "too many requests are incomplete", "overloaded")
-        self._deadlines[visitor] = self._loop.time() + self._timeout
+        if len(self._incomplete) >= self._most:
+            self._give_up(self._incomplete.oldest, OVERLOADED)
+        self._incomplete.add(visitor)
         self._loop.add_reader(visitor.fileno(), self._on_readable, visitor)
-        if self._timer is None:
-            self._schedule()
 
     def close(self) -> None:
         """Cut off everybody."""
-        if self._timer is not None:
-            self._timer.cancel()
-        for visitor in list(self._deadlines):
-            self._forget(visitor)
+        for visitor in self._incomplete.clear():
+            self._loop.remove_reader(visitor.fileno())
             visitor.sock.close()
 
     def _look(self, visitor: Visitor) -> bool:
@@ -220,7 +177,7 @@ class Heads:
             return True
         # While there is no empty line, only the first look can tell anything new: that this is
         # no HTTP at all. Parsing on every byte would cost the square of the head's length.
-        if first or len(visitor.peeked) >= MAX_HEAD or _has_end(visitor.peeked):
+        if first or len(visitor.peeked) >= MAX_HEAD or has_end(visitor.peeked):
             try:
                 visitor.head = parse_head(visitor.peeked)
             except BadRequest as error:
@@ -234,7 +191,7 @@ class Heads:
         return False
 
     def _pass_on(self, visitor: Visitor) -> None:
-        self._deadlines.pop(visitor, None)
+        self._incomplete.discard(visitor)
         # Whoever reads it next must not wait for more bytes than there are.
         with contextlib.suppress(OSError):
             visitor.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
@@ -243,30 +200,14 @@ class Heads:
     def _on_readable(self, visitor: Visitor) -> None:
         self._loop.remove_reader(visitor.fileno())
         if self._look(visitor):
-            self._deadlines.pop(visitor, None)
+            self._incomplete.discard(visitor)
         else:
             self._loop.add_reader(visitor.fileno(), self._on_readable, visitor)
 
-    def _give_up(self, visitor: Visitor, status: int, message: str, code: str) -> None:
-        self._forget(visitor)
-        self._farewells.answer(visitor, refuse(status, message, code))
-
-    def _forget(self, visitor: Visitor) -> None:
-        del self._deadlines[visitor]
+    def _give_up(self, visitor: Visitor, refusal: Refusal) -> None:
+        self._incomplete.discard(visitor)
         self._loop.remove_reader(visitor.fileno())
-
-    def _schedule(self) -> None:
-        oldest = next(iter(self._deadlines.values()), None)
-        self._timer = None if oldest is None else self._loop.call_at(oldest, self._expire)
-
-    def _expire(self) -> None:
-        now = self._loop.time()
-        while self._deadlines:
-            visitor, deadline = next(iter(self._deadlines.items()))
-            if deadline > now:
-                break
-            self._give_up(visitor, 408, "the request head did not arrive in time", "timeout")
-        self._schedule()
+        self._farewells.answer(visitor, refuse(*refusal))
 
 
 @dataclass(slots=True)
@@ -332,11 +273,28 @@ class Farewells:
             if file is not None:
                 with contextlib.suppress(OSError):  # it need not be TCP: a relay has a socket pair
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-            sock.recv(MAX_HEAD)
+            self._read_request(visitor)
         except OSError:
             self._let_go(sock)
         else:
             self._send(sock)
+
+    def _read_request(self, visitor: Visitor) -> None:
+        """Take what was only peeked at. Raises OSError, also where nothing was ever sent."""
+        try:
+            visitor.sock.recv(MAX_HEAD)
+        except BlockingIOError:
+            if not visitor.peeked:
+                raise  # else somebody has read it already, to get at the body
+
+    def see_off(self, sock: socket.socket) -> None:
+        """As `answer`, for one who has got all that he is to get. Never raises."""
+        if len(self._leaving) >= MAX_FAREWELLS:
+            self._let_go(next(iter(self._leaving)))
+        self._leaving[sock] = _Leaving(memoryview(b""), self._deadline(), math.inf, None)
+        if self._timer is None:
+            self._schedule()
+        self._shut(sock)
 
     async def close(self, patience: float) -> None:
         """Give those that are left `patience` seconds to read their answers, then close them."""
@@ -360,14 +318,21 @@ class Farewells:
                 self._loop.add_writer(sock.fileno(), self._send, sock)
                 self._renew(sock)
                 return
-            sock.shutdown(socket.SHUT_WR)
         except BlockingIOError:
             self._loop.add_writer(sock.fileno(), self._send, sock)
-            return
+        except OSError:
+            self._let_go(sock)
+        else:
+            self._loop.remove_writer(sock.fileno())
+            self._shut(sock)
+
+    def _shut(self, sock: socket.socket) -> None:
+        """Say that there is no more, and wait for the other side to say so too."""
+        try:
+            sock.shutdown(socket.SHUT_WR)
         except OSError:
             self._let_go(sock)
             return
-        self._loop.remove_writer(sock.fileno())
         self._loop.add_reader(sock.fileno(), self._discard, sock)
         self._renew(sock)
 
@@ -454,32 +419,6 @@ class HangupWatch:
                 self._on_hangup(fd)
 
 
-def _has_end(data: bytes) -> bool:
+def has_end(data: bytes) -> bool:
     """Whether an empty line can be in there, with or without carriage returns (RFC 9112, 2.2)."""
     return b"\n\r\n" in data or b"\n\n" in data
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket. Raises OSError, and ConfigError where `host` is no address."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise ConfigError(f"host = {host!r} cannot be resolved: {error.strerror}") from error
-    # Of a name with addresses of both families, "localhost" above all, clients always try IPv4.
-    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    # With IPPROTO_TCP said, asyncio sets TCP_NODELAY on what is accepted here.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Callers speak first: woken with their head there, not before it, one wake-up does. Who is
-        # silent for a second is accepted all the same, and then has to meet the head's deadline.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except BaseException:
-        listener.close()
-        raise
-    return listener

@@ -25,9 +25,10 @@ from voicepool.callers import Candidate, WaitingRoom
 from voicepool.config import Settings
 from voicepool.errors import ExitCode, IllegalEvent
 from voicepool.forker import Forker
-from voicepool.frontdoor import FrontDoor, Visitor, listen
+from voicepool.frontdoor import FrontDoor, Visitor
 from voicepool.handles import WorkerHandle
 from voicepool.hostprobe import HostProbe
+from voicepool.listener import Acceptor, listen
 from voicepool.logs import FloodGuard
 from voicepool.pages import Pages
 from voicepool.pool import Pool, Reason
@@ -80,7 +81,7 @@ class Supervisor:
         self._flood = FloodGuard(log)
         self._done = asyncio.Event()
         self.door = FrontDoor(
-            listener,
+            Acceptor(listener),
             lambda visitor: self.reception.receive(visitor),
             head_timeout=settings.head_timeout,
             max_heads=settings.max_heads,
@@ -156,10 +157,10 @@ class Supervisor:
         if self._timer is not None:
             self._timer.cancel()
         # Whoever stands in the accept queue gets an answer too: the pool refuses them all.
-        self.door.close()
+        await self.door.shut(FAREWELL_SECONDS)
         await self.probe.close()
         await self.forker.close()
-        await self.door.farewells.close(FAREWELL_SECONDS)
+        await self.door.close(FAREWELL_SECONDS)
         self._waiting.close()
         self._reap()
         self._runtime.close()
@@ -170,7 +171,7 @@ class Supervisor:
         Those that somebody waits for are left to him, and come first: he calls again.
         """
         awaited = {handle.pid for handle in self._handles.values()}
-        awaited |= {self.forker.pid, self.probe.pid}
+        awaited |= {self.forker.pid, self.probe.pid, self.door.pid}
         while linux.reap(spare=awaited) is not None:
             pass
 
