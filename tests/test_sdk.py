@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import os
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -23,6 +26,12 @@ __all__ = ["speech_server"]
 
 DEADLINE = 30.0
 TRANSCRIBED = "conversation.item.input_audio_transcription.completed"
+TOOL: Any = {
+    "type": "function",
+    "name": "count_waiting_callers",
+    "description": "How many callers wait.",
+    "parameters": {"type": "object", "properties": {}},
+}
 
 
 class Call:
@@ -76,12 +85,16 @@ class Call:
         )
 
 
+def client_of(server: PoolServer) -> AsyncOpenAI:
+    return AsyncOpenAI(
+        api_key="none", base_url=f"{server.url}/v1", websocket_base_url=f"{server.url}/v1"
+    )
+
+
 @asynccontextmanager
 async def calling(server: PoolServer, **audio_input: Any) -> AsyncIterator[Call]:
     """Connects and configures a session; `audio_input` is merged into its input settings."""
-    client = AsyncOpenAI(
-        api_key="none", base_url=f"{server.url}/v1", websocket_base_url=f"{server.url}/v1"
-    )
+    client = client_of(server)
     async with client.realtime.connect(model="gpt-realtime") as connection:
         call = Call(connection)
         created = await call.until("session.created")
@@ -186,6 +199,87 @@ async def test_barge_in_and_truncate(speech_server: PoolServer) -> None:
         assert not late
 
 
+async def test_a_spoken_question_is_answered_with_a_tool(speech_server: PoolServer) -> None:
+    async with calling(speech_server) as call:
+        await call.connection.session.update(session={"type": "realtime", "tools": [TOOL]})
+        await call.until("session.updated")
+        await call.hears(spoken("how many callers are waiting in the queue"))
+        asked = await call.until("response.function_call_arguments.done")
+        assert (asked.name, json.loads(asked.arguments)) == (TOOL["name"], {})
+        done = await call.until("response.done")
+        (item,) = done.response.output
+        assert (item.type, item.call_id, item.id) == ("function_call", asked.call_id, asked.item_id)
+        await call.connection.conversation.item.create(
+            item={
+                "type": "function_call_output",
+                "call_id": asked.call_id,
+                "output": json.dumps({"waiting": 3}),
+            }
+        )
+        await call.connection.response.create()
+        done = await call.until("response.done")
+        (message,) = done.response.output
+        assert "3" in message.content[0].transcript
+        assert call.sound(message.id)
+
+
+async def test_out_of_band_response_beside_a_reply(speech_server: PoolServer) -> None:
+    async with calling(speech_server) as call:
+        await call.types_in("tell me a very long story")
+        await call.connection.response.create()
+        story = await call.until("response.created")
+        question: Any = {
+            "type": "message",
+            "role": "user",
+            "content": [{"type": "input_text", "text": "what is your name"}],
+        }
+        await call.connection.response.create(
+            response={
+                "conversation": "none",
+                "output_modalities": ["text"],
+                "metadata": {"topic": "name"},
+                "input": [question],
+            }
+        )
+        aside = await call.response_done(lambda each: each != story.response.id)
+        assert aside.response.metadata == {"topic": "name"}
+        assert aside.response.conversation_id is None
+        assert "phrasebook" in aside.response.output[0].content[0].text
+        told = await call.response_done(lambda each: each == story.response.id)
+        assert told.response.status == "completed"
+        await call.connection.conversation.item.retrieve(item_id=aside.response.output[0].id)
+        assert (await call.until("error")).error.code == "item_retrieve_invalid_item_id"
+
+
+@pytest.mark.parametrize("ended_by", ["limit", "crash"])
+async def test_reconnects_where_the_sdk_can(
+    start_pool: Callable[..., PoolServer], ended_by: str
+) -> None:
+    server = start_pool(app="", workers=2, call_limit=2.0 if ended_by == "limit" else 3600.0)
+    codes: list[int] = []
+    connecting = client_of(server).realtime.connect(
+        model="gpt-realtime",
+        on_reconnecting=lambda event: codes.append(event.close_code),
+        initial_delay=0.01,
+    )
+    async with asyncio.timeout(DEADLINE), connecting as connection:
+        call = Call(connection)
+        first = await call.until("session.created")
+        if ended_by == "crash":
+            (worker,) = server.workers("serving")
+            os.kill(worker["pid"], signal.SIGKILL)
+        async for event in connection:
+            if event.type == "error":
+                assert event.error.code == "session_expired"
+            elif event.type == "session.created":
+                break
+        assert codes == [1001 if ended_by == "limit" else 1006]
+        assert event.session.id != first.session.id  # type: ignore[union-attr]
+        await call.types_in("What is the square of seven?")
+        await connection.response.create(response={"output_modalities": ["text"]})
+        assert "49" in (await call.until("response.done")).response.output[0].content[0].text
+
+
 async def test_items(speech_server: PoolServer) -> None:
     async with calling(speech_server) as call:
         items = call.connection.conversation.item
@@ -233,6 +327,25 @@ async def test_mistakes_leave_the_session_usable(speech_server: PoolServer) -> N
         await connection.response.cancel()
         done = await call.until("response.done")
         assert done.response.status_details.reason == "client_cancelled"
+
+
+async def test_handlers_are_told_of_every_event(speech_server: PoolServer) -> None:
+    """The SDK's other way: callbacks by event type instead of a loop."""
+    async with calling(speech_server) as call:
+        told: list[str] = []
+
+        async def hang_up(event: Any) -> None:
+            await call.connection.close()
+
+        call.connection.on("error", lambda event: told.append(event.error.code))
+        call.connection.on("response.output_text.done", lambda event: told.append(event.text))
+        call.connection.on("response.done", hang_up)
+        await call.connection.response.cancel()
+        await call.types_in("What is the square of seven?")
+        await call.connection.response.create(response={"output_modalities": ["text"]})
+        async with asyncio.timeout(DEADLINE):
+            await call.connection.dispatch_events()
+        assert told == ["response_cancel_not_active", "The square of 7 is 49."]
 
 
 async def test_the_example_of_the_documentation(speech_server: PoolServer, tmp_path: Path) -> None:
