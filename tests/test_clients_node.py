@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import wave
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,17 @@ def test_agents_sdk_tells_of_mistakes(agents: Conversation) -> None:
 def test_the_lock_file_names_no_registry() -> None:
     lock = (javascript.FOLDER / "package-lock.json").read_text()
     assert '"resolved"' not in lock
+
+
+def test_sdk_calls_again_when_its_call_was_too_long(
+    node: None, start_pool: Callable[..., PoolServer]
+) -> None:
+    server = start_pool(app="", workers=2, call_limit=2.0)
+    told = javascript.converse("reconnect.mjs", http_url(server))
+    assert told["error"] == {"code": "session_expired"}
+    assert told["reconnecting"] == {"code": 1001}
+    assert told["called again"] == {"anew": True}
+    assert "49" in told["answered"]["text"]
+    assert told["closed"] == {"code": 1000}
+    for event in told.events:
+        validate(event)
