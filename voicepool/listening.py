@@ -93,6 +93,10 @@ class Listener:
         since = None if after is None else self.now + int(after * samples_of(1000))
         self._detector.expect_speech(since)
 
+    def understand(self, completeness: float) -> None:
+        """What was said before the present pause sounds so finished, see `TurnDetector`."""
+        self._detector.understand(completeness)
+
     async def hear(self, samples: Samples) -> None:
         """Take sound of any length. Waits while the recogniser is far behind."""
         if self._manual:

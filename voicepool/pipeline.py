@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from voicepool import asking
+from voicepool.clips import Clips
 from voicepool.engines.base import (
     INPUT_RATE,
     ChatDelta,
@@ -29,6 +30,7 @@ from voicepool.engines.base import (
 from voicepool.events import (
     CancelReason,
     FinalTranscript,
+    Forgotten,
     IdleTimeout,
     PartialTranscript,
     PipelineEvent,
@@ -42,7 +44,8 @@ from voicepool.events import (
 from voicepool.generation import Generation, Voice
 from voicepool.history import Entry, History
 from voicepool.listening import Listener
-from voicepool.outbox import Outbox
+from voicepool.outbox import Outbox, Pace
+from voicepool.pausing import Pause
 from voicepool.playback import Loudspeaker
 from voicepool.replies import Replies
 from voicepool.response import Channel, Response, Stopwatch, new_id
@@ -83,8 +86,9 @@ class SpeechPipelineManager:
 
     The engines are loaded and may be shared; nothing of the call is kept in them. `speculate`:
     begin a reply at a short silence, before the turn is confirmed; nothing of it is told unless the
-    final transcript is the one it answers. Never for turns that the session commits. `clock`
-    (seconds, monotonic) is what the caller is taken to listen by.
+    final transcript is the one it answers. Never for turns that the session commits. `ahead`: the
+    most seconds of a reply's sound that the caller's side may have yet to play; None: sound goes
+    out as it is made. `clock` (seconds, monotonic) is what the caller is taken to listen by.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class SpeechPipelineManager:
         *,
         speculate: bool = True,
         limits: Limits | None = None,
+        ahead: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.history = History()
@@ -102,8 +107,10 @@ class SpeechPipelineManager:
         self._speculate = speculate
         self._limits = limits or Limits()
         self._tasks = TaskSet()
-        self._outbox = Outbox()
-        self._channel = Channel(self._outbox, self.history, Loudspeaker(), clock)
+        loudspeaker = Loudspeaker()
+        pace = None if ahead is None else Pace(loudspeaker, clock, ahead)
+        self._outbox = Outbox(pace)
+        self._channel = Channel(self._outbox, self.history, loudspeaker, clock)
         self._stt = EngineThread("stt", self._limits.job)
         self._tts = EngineThread("tts", self._limits.job)
         self._speaker = Speaker(self._tts, engines.tts)
@@ -113,9 +120,16 @@ class SpeechPipelineManager:
         self._replies = Replies(self._tasks, self._reply_begun, self._reply_ended)
         self.requests_queue = self._replies.waiting
         """Responses that wait for the running one to end; bounded."""
+        self._clips = Clips(
+            self._tasks,
+            self.history,
+            self._tell_transcript,
+            lambda: self._open_utterance(on_partial=False),
+        )
         self._input = asyncio.Lock()
         self._last_turn: _Turn | None = None
         self._speculator = Speculator(self._tasks, self._generate)
+        self._pause = Pause(self._tasks, self._listener.understand)
         self._closed = False
 
     @property
@@ -188,13 +202,31 @@ class SpeechPipelineManager:
         async with self._input:
             self._listener.clear()
 
-    async def transcribe(self, samples: Samples) -> str:
-        """The text of a whole clip (16 kHz), for audio items that a client supplies.
+    async def forget(self) -> None:
+        """Begin a new conversation: the history is empty, the turn in progress and all replies are
+        given up. Told by Forgotten, after the ends of what was open."""
+        async with self._input:
+            self._listener.clear()
+            self._speculator.discard()
+            self._replies.forget()
+            self.history.clear()
+            self._last_turn = None
+            self._outbox.put(Forgotten())
 
-        Raises StageFailed, an EngineError."""
-        utterance = self._open_utterance(on_partial=False)
-        utterance.feed(samples)
-        return (await utterance.finish()).value.text.strip()
+    # -- sound that is sent as a message
+
+    async def clip_room(self) -> None:
+        """Wait until another clip may be sent: a few are transcribed at once, beside the call."""
+        await self._clips.room()
+
+    def transcribe(self, samples: Samples) -> asyncio.Task[str]:
+        """Begin to transcribe a whole clip (16 kHz); its words, or StageFailed."""
+        return self._clips.transcribe(samples)
+
+    def insert_clip(self, item_id: str, samples: Samples, after: str | None = None) -> None:
+        """As `insert`, with a clip (16 kHz): FinalTranscript or TranscriptFailed tells of its
+        words, and responses that are asked for later wait for them."""
+        self._clips.insert(item_id, samples, after)
 
     # -- responses
 
@@ -251,17 +283,22 @@ class SpeechPipelineManager:
             self._replies.interrupt()
 
     def turn_paused(self, utterance: Utterance) -> None:
-        """The turn is likely over: begin the reply, and tell nobody."""
+        """The turn is likely over: look how finished it is, begin the reply, and tell nobody."""
         turns = self._settings.turns
-        if turns is None or not (self._speculate and turns.create_response):
+        if turns is None:
             return
         # The model is asked one thing at a time: ahead of its turn only while it has nothing to do.
-        if not self._replies.busy:
-            self._speculator.begin(utterance, self._ask_ahead)
+        ahead = self._speculate and turns.create_response and not self._replies.busy
+        if not ahead and turns.patience is None:
+            return
+        snapshot = self._pause.begin(utterance, self._settings.language)
+        if ahead:
+            self._speculator.begin(snapshot, self._ask_ahead)
 
     def turn_resumed(self, utterance: Utterance) -> None:
         """It was not over."""
         utterance.release()
+        self._pause.break_off()
         self._speculator.discard()
 
     def turn_stopped(self, utterance: Utterance, end: int) -> None:
@@ -273,6 +310,7 @@ class SpeechPipelineManager:
 
     def turn_dropped(self, utterance: Utterance, end: int) -> None:
         """Nobody wants the turn any more."""
+        self._pause.break_off()
         self._speculator.discard()
         self._tell_stopped(utterance, end)
 
@@ -282,8 +320,7 @@ class SpeechPipelineManager:
         self._outbox.put(IdleTimeout(item_id, milliseconds_of(start), milliseconds_of(end)))
         previous = self.history.append(Entry(item_id, Message("user", "")))
         self._outbox.put(TurnCommitted(item_id, previous))
-        if self._settings.transcribe:
-            self._outbox.put(FinalTranscript(item_id, "", 0.0))
+        self._tell_transcript(FinalTranscript(item_id, "", 0.0))
         if self._settings.turns is not None and self._settings.turns.create_response:
             self._replies.answer(self._requested(ResponseRequest()))
 
@@ -301,13 +338,17 @@ class SpeechPipelineManager:
         )
 
     def _tell_partial(self, item_id: str, text: str) -> None:
+        self._tell_transcript(PartialTranscript(item_id, text))
+
+    def _tell_transcript(self, event: PipelineEvent) -> None:
         if self._settings.transcribe:
-            self._outbox.put(PartialTranscript(item_id, text))
+            self._outbox.put(event)
 
     def _tell_stopped(self, utterance: Utterance, end: int) -> None:
         self._outbox.put(SpeechStopped(utterance.item_id, milliseconds_of(end)))
 
     def _commit(self, utterance: Utterance) -> _Turn:
+        self._pause.end()
         entry = Entry(utterance.item_id, Message("user", ""), pending=True)
         previous = self.history.append(entry)
         self._outbox.put(TurnCommitted(entry.item_id, previous))
@@ -321,15 +362,13 @@ class SpeechPipelineManager:
         try:
             done = await utterance.finish()
         except StageFailed as error:
-            if self._settings.transcribe:
-                self._outbox.put(TranscriptFailed(item_id, str(error)))
+            self._tell_transcript(TranscriptFailed(item_id, str(error)))
             raise
         turn.stt, turn.transcribed = done.span, time.monotonic()
         text, turn.unsaid = done.value.text.strip(), done.value.unsaid
         if not turn.unsaid:  # else it stays pending: the model is told nothing of it
             self.history.settle(turn.entry, Message("user", text))
-        if self._settings.transcribe:
-            self._outbox.put(FinalTranscript(item_id, text, utterance.samples / INPUT_RATE))
+        self._tell_transcript(FinalTranscript(item_id, text, utterance.samples / INPUT_RATE))
         return text
 
     # -- making replies
@@ -345,6 +384,7 @@ class SpeechPipelineManager:
             await self._transcribed(response, turn)
             if turn.unsaid:
                 return None
+            await self._clips.settled()
             asked = asking.asked(settings, response.request, self.history.messages())
             ready = self._speculator.take(asked)
             response.stopwatch.speculated = ready is not None
@@ -356,9 +396,11 @@ class SpeechPipelineManager:
         settings = self._settings
 
         async def prepare(response: Response) -> Generation:
-            said = request.messages
-            if said is None:
+            if request.messages is not None:
+                said = [await _said(message) for message in request.messages]
+            else:
                 await self._last_transcribed(response)
+                await self._clips.settled()
                 said = self.history.messages()
             return self._generate(*asking.asked(settings, request, said))
 
@@ -412,6 +454,13 @@ class SpeechPipelineManager:
         self._speculator.discard()  # where the response ended before it took it
         if not self._listener.in_turn:
             self._listener.expect_speech(unplayed)
+
+
+async def _said(message: Message | asyncio.Task[str]) -> Message:
+    # Shielded: a response that is cancelled must not take the clip's words from another.
+    return (
+        message if isinstance(message, Message) else Message("user", await asyncio.shield(message))
+    )
 
 
 def _ignore(item_id: str, text: str) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from voicepool.asking import Asked
-from voicepool.engines.base import ChatRequest
+from voicepool.engines.base import ChatRequest, Transcript
 from voicepool.generation import Generation, Voice
-from voicepool.stages import StageFailed, Utterance
+from voicepool.stages import StageFailed
 from voicepool.tasks import TaskSet
 
 
@@ -33,18 +33,18 @@ class Speculator:
         self._generate = generate
         self._ahead: _Ahead | None = None
 
-    def begin(self, utterance: Utterance, ask: Callable[[str], Asked]) -> None:
-        """Begin the reply to `utterance` as it is now; `ask` says what to ask about its text."""
+    def begin(self, snapshot: asyncio.Task[Transcript], ask: Callable[[str], Asked]) -> None:
+        """Begin the reply to what the caller has said so far; `ask` says what to ask about it."""
         self.discard()
-        utterance.hold()
         self._ahead = ahead = _Ahead()
-        ahead.task = self._tasks.spawn(self._reply(ahead, utterance, ask))
+        ahead.task = self._tasks.spawn(self._reply(ahead, snapshot, ask))
 
     async def _reply(
-        self, ahead: _Ahead, utterance: Utterance, ask: Callable[[str], Asked]
+        self, ahead: _Ahead, snapshot: asyncio.Task[Transcript], ask: Callable[[str], Asked]
     ) -> None:
         try:
-            transcript = await utterance.snapshot()
+            # Shielded: others wait for it too.
+            transcript = await asyncio.shield(snapshot)
         except StageFailed:
             return  # told when the turn is transcribed
         if transcript.unsaid:

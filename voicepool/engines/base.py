@@ -142,6 +142,11 @@ class Transcript:
     """In [0, 1], where the engine has one."""
     rejected: str = ""
     """Why a recogniser with a closed phrase set did not take its best guess; "" if it did."""
+    complete: bool | None = None
+    """Whether it is a whole phrase of such a set, or the beginning of one; None where only its
+    words can tell."""
+    language: str = ""
+    """What it is in, as ISO 639-1; "" where the engine does not tell."""
 
     @property
     def unsaid(self) -> bool:

@@ -119,16 +119,17 @@ class PhraseRecognizer:
         """The final transcript: the phrase, or "" and the reason why it is not believed."""
         if not heard.text:
             return _refuse("nothing like a phrase")
-        if self.phrasebook.match(heard.text) is None:
-            return _refuse("an unfinished phrase")
         confidence = plausibility.confidence(heard)
+        if self.phrasebook.match(heard.text) is None:
+            # Only a likely one is the beginning of a phrase, and not of anything else.
+            return _refuse("an unfinished phrase", complete=None if confidence < 0.5 else False)
         if self.reject and confidence < 0.5:
             return _refuse("an unlikely phrase", confidence)
-        return Transcript(heard.text, final=True, confidence=confidence)
+        return Transcript(heard.text, final=True, confidence=confidence, complete=True)
 
 
-def _refuse(why: str, confidence: float = 0.0) -> Transcript:
-    return Transcript("", final=True, confidence=confidence, rejected=why)
+def _refuse(why: str, confidence: float = 0.0, *, complete: bool | None = None) -> Transcript:
+    return Transcript("", final=True, confidence=confidence, rejected=why, complete=complete)
 
 
 class PhraseStream:

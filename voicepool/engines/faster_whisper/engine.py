@@ -169,7 +169,9 @@ class WhisperRecognizer:
             raise EngineError("faster-whisper has not been loaded")
         spoken = self._language(language)
         before = self._prompt(prompt)
-        return WhisperStream(lambda sound: self._hear(sound, spoken, before), self._pace)
+        return WhisperStream(
+            lambda sound: self._hear(sound, spoken, before), self._pace, language=spoken or ""
+        )
 
     def _hear(self, sound: Samples, language: str | None, prompt: str) -> Heard:
         try:

@@ -46,16 +46,20 @@ NOTHING: Final = Heard("")
 
 
 class WhisperStream:
-    """RecognizerStream. `hear` transcribes at most WINDOW samples; it blocks."""
+    """RecognizerStream. `hear` transcribes at most WINDOW samples; it blocks. `language` is what it
+    was told to hear, "" where it detects that."""
 
     def __init__(
         self,
         hear: Callable[[Samples], Heard],
         pace: Pace,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        language: str = "",
     ) -> None:
         self._hear = hear
         self._pace = pace
+        self._language = language
         self._clock = clock
         self._past: list[Heard] = []
         """The windows that are closed."""
@@ -94,6 +98,7 @@ class WhisperStream:
             self._text(),
             final=True,
             confidence=math.exp(min(0.0, log_probability / tokens)) if tokens else 0.0,
+            language=self._language,
         )
 
     def finish(self) -> Transcript:
