@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
-import select
-import signal
-import subprocess
-import sys
 from typing import Final
 
-from voicepool import ipc, linux
 from voicepool.backoff import Backoff
 from voicepool.errors import IpcError
+from voicepool.helper import Helper
 from voicepool.ipc import Look, Sight
 
 PATIENCE: Final = 10.0
@@ -31,51 +25,9 @@ RENEWAL: Final = 5.0
 """A probe that misses GPUs is replaced once it is so old: only a new one would see them return."""
 
 
-class _Process:
-    """One probe process and its socket."""
-
-    def __init__(self) -> None:
-        """Raises OSError where no process can be started."""
-        with contextlib.ExitStack() as undo:
-            ours, theirs = ipc.Channel.pair()
-            undo.callback(theirs.close)
-            failed = undo.enter_context(contextlib.ExitStack())
-            failed.callback(ours.close)
-            lifeline_read, self._lifeline = os.pipe2(os.O_CLOEXEC)
-            undo.callback(os.close, lifeline_read)
-            failed.callback(os.close, self._lifeline)
-            # Its own session: what a terminal sends is for the supervisor.
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "voicepool.nvml", str(lifeline_read)],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                pass_fds=[lifeline_read],
-                start_new_session=True,
-            )
-            self.pidfd = os.pidfd_open(self._process.pid)
-            failed.pop_all()
-        self.channel: ipc.Channel[Sight] = ipc.Channel(ours, Sight)
-        self.killed = False
-
-    @property
-    def pid(self) -> int:
-        pid: int = self._process.pid
-        return pid
-
-    def ended(self, patience: float) -> bool:
-        """Whether it ends within so many seconds; blocks."""
-        return bool(select.select([self.pidfd], [], [], patience)[0])
-
-    def kill(self) -> None:
-        self.killed = True
-        linux.signal_pidfd(self.pidfd, signal.SIGKILL)
-
-    def close(self) -> None:
-        """Let go of one that has ended, and reap it."""
-        self.channel.close()
-        os.close(self._lifeline)
-        os.close(self.pidfd)
-        self._process.wait()
+def _start() -> Helper[Sight]:
+    """Raises OSError where no process can be started."""
+    return Helper("voicepool.nvml", Sight)
 
 
 class GpuProbe:
@@ -84,7 +36,7 @@ class GpuProbe:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._backoff = Backoff(BACKOFF_BASE, BACKOFF_CAP, random.Random())
-        self._process: _Process | None = None
+        self._process: Helper[Sight] | None = None
         self._born = 0.0
         self._last = Sight(error="not looked yet")
 
@@ -126,7 +78,7 @@ class GpuProbe:
     async def _ask(self, patience: float) -> Sight:
         async with asyncio.timeout(patience):
             if self._process is None:
-                self._process = _Process()
+                self._process = _start()
                 self._born = self._loop.time()
             channel = self._process.channel
             channel.send(Look())
@@ -157,7 +109,7 @@ class GpuProbe:
             return
         self._bury(self._process)
 
-    def _bury(self, process: _Process) -> None:
+    def _bury(self, process: Helper[Sight]) -> None:
         process.close()
         self._process = None
 
@@ -172,7 +124,7 @@ def survey(patience: float = FIRST_PATIENCE) -> Sight:
     Raises nothing: a Sight with an error instead.
     """
     try:
-        process = _Process()
+        process = _start()
     except OSError as error:
         return Sight(error=f"the GPUs cannot be looked at: {error.strerror}")
     try:
