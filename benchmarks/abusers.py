@@ -17,7 +17,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from benchmarks.wire import BINARY, DEADLINE, PING, TEXT, frame, request
@@ -26,13 +27,15 @@ REALTIME = "/v1/realtime"
 BROWSER = "/ws"
 RETRY_SECONDS = 0.02
 """After a refusal: a storm, not a spin."""
+TURN_SECONDS = 0.5
+HALF_HEADS = 800
 BATCH = 64 << 10
 """Bytes sent at once, about."""
 
 Address = tuple[str, int]
-Stop = Callable[[], bool]
-Abuse = Callable[[Address, Stop], int]
-"""Abuses the server at an address until told to stop; how often it did."""
+Abuse = Callable[[Address], Generator[int, None, None]]
+"""Abuses the server at an address for as long as it is iterated; says how often it did, at least
+every TURN_SECONDS."""
 
 
 def event(kind: str, **fields: Any) -> bytes:
@@ -68,31 +71,33 @@ def flood(
 ) -> Abuse:
     """Sends frames without a pause. Cut off by the server, it calls again."""
 
-    def abuse(address: Address, stop: Stop) -> int:
+    def abuse(address: Address) -> Generator[int, None, None]:
         chance, sent = random.Random(1), 0
-        while not stop():
+        while True:
             try:
                 with upgraded(address, path) as sock:
                     if reads:
                         _read_all(sock)
-                    sock.settimeout(0.5)
-                    while not stop():
-                        with contextlib.suppress(TimeoutError):
-                            _send_whole(sock, data(chance), stop)
-                            sent += 1
+                    sock.settimeout(TURN_SECONDS)
+                    while True:
+                        rest = memoryview(data(chance))
+                        while rest:
+                            rest = _send(sock, rest)
+                            yield sent
+                        sent += 1
             except OSError:
                 time.sleep(RETRY_SECONDS)
-        return sent
+                yield sent
 
     return abuse
 
 
-def _send_whole(sock: socket.socket, data: bytes, stop: Stop) -> None:
-    """All of it, however long the server takes to read, or what went out until told to stop."""
-    view = memoryview(data)
-    while view and not stop():
-        with contextlib.suppress(TimeoutError):
-            view = view[sock.send(view) :]
+def _send(sock: socket.socket, data: memoryview) -> memoryview:
+    """What is left of it when the server has taken some, or none for a while."""
+    try:
+        return data[sock.send(data) :]
+    except TimeoutError:
+        return data
 
 
 def _many(one: bytes) -> Callable[[random.Random], bytes]:
@@ -129,35 +134,37 @@ def _frames_of_a_page(chance: random.Random) -> bytes:
     return frame(BINARY, bytes(8) + chance.randbytes(4096))
 
 
-def reconnect(address: Address, stop: Stop) -> int:
+def reconnect(address: Address) -> Generator[int, None, None]:
     """Calls, and hangs up without a word once it is answered."""
     calls = 0
-    while not stop():
+    while True:
         try:
             with upgraded(address, REALTIME):
                 calls += 1
         except OSError:
             time.sleep(RETRY_SECONDS)
-    return calls
+        yield calls
 
 
-def half_heads(address: Address, stop: Stop) -> int:
+def half_heads(address: Address) -> Generator[int, None, None]:
     """Keeps opening connections that never finish their request."""
+    held: deque[socket.socket] = deque()
     opened = 0
-    held: list[socket.socket] = []
-    while not stop():
-        try:
-            sock = socket.create_connection(address, DEADLINE)
-            sock.sendall(b"GET /v1/realtime HTTP/1.1\r\nHost: x\r\nX-")
-            held.append(sock)
-            opened += 1
-        except OSError:
-            time.sleep(RETRY_SECONDS)
-        if len(held) > 800:
-            held.pop(0).close()
-    for sock in held:
-        sock.close()
-    return opened
+    try:
+        while True:
+            try:
+                sock = socket.create_connection(address, DEADLINE)
+                held.append(sock)
+                sock.sendall(b"GET /v1/realtime HTTP/1.1\r\nHost: x\r\nX-")
+                opened += 1
+            except OSError:
+                time.sleep(RETRY_SECONDS)
+            if len(held) > HALF_HEADS:
+                held.popleft().close()
+            yield opened
+    finally:
+        for sock in held:
+            sock.close()
 
 
 ABUSES: dict[str, Abuse] = {
@@ -178,8 +185,15 @@ def main(name: str, host: str, port: str) -> None:
     os.nice(19)
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    print("abusing", flush=True)
-    print(ABUSES[name]((host, int(port)), stopped.is_set), flush=True)
+    count, told = 0, False
+    with contextlib.closing(ABUSES[name]((host, int(port)))) as abuse:
+        for count in abuse:
+            if count and not told:
+                told = True
+                print("abusing", flush=True)
+            if stopped.is_set():
+                break
+    print(count, flush=True)
 
 
 if __name__ == "__main__":
