@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 
-from voicepool.events import PipelineEvent, ResponseText, SpeechStopped
+import numpy as np
+
+from voicepool.events import PipelineEvent, ResponseAudio, ResponseText, SpeechStopped
 from voicepool.outbox import MOST_DELTAS, MOST_EVENTS, Outbox
+
+RATE = 16_000
 
 
 def text(number: int, item_id: str = "item") -> ResponseText:
     return ResponseText("resp", item_id, str(number))
+
+
+def sound(seconds: float, item_id: str = "item") -> ResponseAudio:
+    return ResponseAudio("resp", item_id, np.zeros(round(seconds * RATE), np.float32), RATE)
 
 
 def note(number: int) -> SpeechStopped:
@@ -60,13 +68,13 @@ async def test_deltas_wait_for_room_and_other_events_do_not() -> None:
 
 async def test_a_delta_knows_when_it_is_taken() -> None:
     outbox = Outbox()
-    taken: list[int] = []
-    await outbox.put_delta(text(1), on_taken=lambda: taken.append(1))
-    await outbox.put_delta(text(2), on_taken=lambda: taken.append(2))
+    taken: list[float] = []
+    await outbox.put_delta(sound(0.2), on_taken=taken.append)
+    await outbox.put_delta(sound(0.1), on_taken=taken.append)
     await outbox.take()
-    assert taken == [1]
-    assert outbox.withdraw(lambda _: True) == [text(2)]
-    assert taken == [1]
+    assert taken == [0.2]
+    assert len(outbox.withdraw(lambda _: True)) == 1
+    assert taken == [0.2]
 
 
 async def test_deltas_are_taken_back_and_make_room() -> None:

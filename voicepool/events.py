@@ -274,6 +274,12 @@ class Interrupted:
     """What the sent-audio clock says the caller can have heard of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """A new conversation begins; whatever was told before was of the old one. Transcripts of its
+    turns may still come."""
+
+
 PipelineEvent = (
     SpeechStarted
     | SpeechStopped
@@ -292,4 +298,5 @@ PipelineEvent = (
     | ToolCallDone
     | ResponseDone
     | Interrupted
+    | Forgotten
 )

@@ -91,6 +91,10 @@ class History:
         """Raises UnknownItem."""
         del self._entries[self._index(item_id)]
 
+    def clear(self) -> None:
+        """Begin with nothing again."""
+        self._entries.clear()
+
     def truncate(self, item_id: str, audio_end_ms: float) -> str:
         """Cut a reply to what was heard up to then; returns the text that is left.
 

@@ -69,6 +69,10 @@ class Loudspeaker:
         self.plays_until = max(self.plays_until, now) + seconds
         return self.plays_until
 
+    def remaining(self, now: float) -> float:
+        """Seconds that were sent and not heard."""
+        return max(0.0, self.plays_until - now)
+
     def stop(self) -> None:
         """The caller's side has thrown away what it had yet to play."""
         self.plays_until = float("-inf")
@@ -122,7 +126,10 @@ class Playback:
 
     def unplayed(self, now: float) -> float:
         """Seconds of its sound that were made and not heard."""
-        return 0.0 if self._stopped else self.remaining(now) + self.seconds - self._sent
+        if self._stopped:
+            return 0.0
+        unplayed = self.remaining(now) + self.seconds - self._sent
+        return unplayed if unplayed > MILLISECOND else 0.0  # the sums differ in their last bits
 
     def heard_ms(self, now: float) -> int:
         """Milliseconds of it that the caller has heard."""

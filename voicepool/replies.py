@@ -88,6 +88,12 @@ class Replies:
         if self.active is not None:
             self.active.interrupt()
 
+    def forget(self) -> None:
+        """Whatever is said or about to be said ends: the conversation it belongs to is over."""
+        for response in (*self.waiting, *self._aside):
+            response.close("cancelled", reason="client_cancelled")
+        self.interrupt()
+
     def stopped_playing(self, item_id: str) -> None:
         """The caller's side has stopped playing a message of a response that is over."""
         playing = [response for response in self._made if response.unplayed()]

@@ -206,6 +206,8 @@ class Response:
             case Sound():
                 await self._tell_sound(self._message(), part)
             case MessageEnd(complete):
+                # What is held back may yet be interrupted: the message is not over before.
+                await self.channel.outbox.let_go()
                 self._end_message(complete=complete)
             case ToolCallDelta():
                 self._call_delta(part)
@@ -225,7 +227,7 @@ class Response:
         playback.add_sound(sound.seconds, sound.words)
         delta = ResponseAudio(self.response_id, message.item_id, sound.samples, sound.rate)
         await self.channel.outbox.put_delta(
-            delta, on_taken=lambda: playback.sent(sound.seconds, self.channel.clock())
+            delta, on_taken=lambda seconds: playback.sent(seconds, self.channel.clock())
         )
         if self.stopwatch.first_audio is None:
             self.stopwatch.first_audio = time.monotonic()

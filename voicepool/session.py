@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import numpy as np
 from websockets.asyncio.server import ServerConnection
@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 
 from voicepool import errors, events
 from voicepool.audio import Resampler
-from voicepool.engines.base import INPUT_RATE, Message, Samples
+from voicepool.engines.base import INPUT_RATE, Samples
 from voicepool.pipeline import SpeechPipelineManager
 from voicepool.sending import HARD_LIMIT, HIGH_WATER, ClientTooSlow, Sender
 from voicepool.wire import actions
@@ -27,8 +27,6 @@ from voicepool.wire.codec import ClientFault, Clip, Codec
 
 log = logging.getLogger("voicepool.session")
 
-TRANSCRIBE_SECONDS = 60.0
-"""For a clip in an item that the client creates; its next message waits for it."""
 FAREWELL_SECONDS = 0.5
 CALL_LIMIT = "call_limit"
 """The message of a cancellation that ends a call for its length."""
@@ -179,7 +177,7 @@ class Session:
             case actions.Configure():
                 pipeline.configure(action.settings)
             case actions.AppendAudio():
-                for samples in await _hear(action.clip, self._ear):
+                async for samples in _hear(action.clip, self._ear):
                     await pipeline.push_audio(samples)
             case actions.Commit():
                 await pipeline.push_audio(self._ear.flush())
@@ -187,6 +185,9 @@ class Session:
             case actions.Clear():
                 self._ear.flush()
                 await pipeline.clear()
+            case actions.Forget():
+                self._ear.flush()
+                await pipeline.forget()
             case actions.Respond():
                 pipeline.respond(action.request)
             case actions.Cancel():
@@ -207,21 +208,16 @@ class Session:
         if action.clip is None:
             self._pipeline.insert(action.item_id, action.message, action.after)
             return self._codec.inserted(action)
+        samples = await self._clip(action.clip)
+        self._pipeline.insert_clip(action.item_id, samples, action.after)
+        return self._codec.inserted(action)
+
+    async def _clip(self, clip: Clip) -> Samples:
+        """All of it at INPUT_RATE, once the pipeline has room for it. Raises ClientFault."""
+        await self._pipeline.clip_room()
         ear = _Ear()
-        clip = [*await _hear(action.clip, ear), ear.flush()]
-        text, failure = "", ""
-        try:
-            async with asyncio.timeout(TRANSCRIBE_SECONDS):
-                text = await self._pipeline.transcribe(np.concatenate(clip))
-        except TimeoutError:
-            failure = "The audio could not be transcribed in time."
-        except errors.EngineError:
-            failure = "The audio could not be transcribed."
-        self._pipeline.insert(action.item_id, Message("user", text), action.after)
-        told = self._codec.inserted(action, text)
-        if failure:
-            told += self._codec.emit(events.TranscriptFailed(action.item_id, failure))
-        return told
+        heard = [samples async for samples in _hear(clip, ear)]
+        return np.concatenate([*heard, ear.flush()])
 
 
 class _Ear:
@@ -243,22 +239,19 @@ class _Ear:
         return self._resampler.flush()
 
 
-async def _hear(clip: Clip, ear: _Ear) -> list[Samples]:
-    """The sound of one message at INPUT_RATE. All of it is decoded first: bad sound is no sound.
+async def _hear(clip: Clip, ear: _Ear) -> AsyncIterator[Samples]:
+    """The sound of one message at INPUT_RATE, in pieces. Raises ClientFault before the first.
 
-    A message may hold minutes: the loop gets its turn between slices. Raises ClientFault.
+    A message may hold minutes: the loop gets its turn between slices, and no more than one of them
+    is decoded at a time.
     """
-    pieces: list[Samples] = []
+    for number, _ in enumerate(clip.pieces()):
+        if number:
+            await asyncio.sleep(0)
     for piece in clip.pieces():
-        pieces.append(piece)
-        if len(pieces) > 1:
-            await asyncio.sleep(0)
-    heard: list[Samples] = []
-    for piece in pieces:
-        heard += ear.push(piece, clip.rate)
-        if len(heard) > 1:
-            await asyncio.sleep(0)
-    return heard
+        for samples in ear.push(piece, clip.rate):
+            yield samples
+        await asyncio.sleep(0)
 
 
 def _sound(

@@ -48,10 +48,15 @@ class Clear:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """`pipeline.forget`."""
+
+
+@dataclass(frozen=True, slots=True)
 class InsertItem:
     """`pipeline.insert`, then `inserted`. Refused: DuplicateItem, UnknownItem.
 
-    A `clip` is transcribed first, and its text takes the message's place. Refused: ClientFault.
+    With a `clip`, `pipeline.insert_clip`: its words take the message's place. Refused: ClientFault.
     """
 
     item: dict[str, Any]
@@ -103,6 +108,7 @@ Action = (
     | AppendAudio
     | Commit
     | Clear
+    | Forget
     | InsertItem
     | DeleteItem
     | TruncateItem

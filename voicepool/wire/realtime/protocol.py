@@ -132,14 +132,11 @@ class RealtimeProtocol:
         """The action was not carried out."""
         return [self._error(_on_the_wire(action, error), getattr(action, "event_id", None))]
 
-    def inserted(self, action: actions.InsertItem, transcript: str | None = None) -> list[Action]:
-        """The item has its place; `transcript` is what its audio was understood as."""
-        item, message = action.item, action.message
-        if transcript is not None:
-            message = Message(message.role, transcript)
-            if self._config.transcription is not None:
-                item["content"][0]["transcript"] = transcript
-        return [*self._add(item, message, action.after), *self._forget()]
+    def inserted(self, action: actions.InsertItem) -> list[Action]:
+        """The item has its place; what its sound says comes as a FinalTranscript."""
+        if action.clip is not None:
+            self._transcripts.item_added(action.item_id)
+        return [*self._add(action.item, action.message, action.after), *self._forget()]
 
     def truncated(self, action: actions.TruncateItem, text: str) -> list[Action]:
         """The words that are left of the item are `text`."""
@@ -187,6 +184,8 @@ class RealtimeProtocol:
                 return self._transcript_failed(event)
             case events.Interrupted():
                 return []  # speech_started, just before it, is how the wire says it
+            case events.Forgotten():
+                return []  # nothing here asks for it
             case events.ResponseStarted():
                 return self._start_response(event)
             case _:
