@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.instruments import WINDOW, LoudnessStream
 from voicepool.audio import Windows
 from voicepool.events import TurnSettings
+from voicepool.patience import Patience
 from voicepool.turns import (
     LONGEST_TURN,
     PAUSE,
@@ -166,17 +167,85 @@ def test_turn_ended_by_hand_at_the_moment_of_its_pause() -> None:
     assert detector.end_turn() == [Stopped(detector.now)]
 
 
+# -- silence by what was said
+
+WAITS = replace(PLAIN, patience=Patience(finished_ms=192, unknown_ms=320, longest_ms=640))
+"""6, 10 and 20 windows."""
+
+
+def closing_windows(understood: dict[int, float], script: str = "") -> int:
+    """Windows of silence from the end of speech, or of `script`, to the end of the turn.
+
+    `understood`: completeness told after so many of them.
+    """
+    detector = TurnDetector(WAITS, W)
+    levels = {"S": 0.9, ".": 0.1}
+    for letter in f"SSSSS{script}":
+        detector.push(levels[letter])
+    for count in range(1, 100):
+        if any(isinstance(event, Stopped) for event in detector.push(0.0)):
+            return count
+        if count in understood:
+            detector.understand(understood[count])
+    raise AssertionError("the turn never ended")
+
+
+@pytest.mark.parametrize(
+    ("understood", "windows"),
+    [
+        ({}, 10),
+        ({5: 1.0}, 6),
+        ({5: 0.5}, 10),
+        ({5: 0.0}, 20),
+        ({8: 1.0}, 9),  # told late: the next window ends it
+        ({5: 0.0, 9: 1.0}, 10),  # the words have changed, and the deadline with them
+        ({5: 1.0, 6: 0.0}, 6),
+    ],
+)
+def test_the_closing_silence_follows_what_was_said(
+    understood: dict[int, float], windows: int
+) -> None:
+    assert closing_windows(understood) == windows
+
+
+def test_what_was_said_before_the_caller_went_on_counts_no_more() -> None:
+    detector = TurnDetector(WAITS, W)
+    for level in [0.9] * 5 + [0.0] * 5:
+        detector.push(level)
+    detector.understand(0.0)
+    for level in [0.0] * 10 + [0.9] * 3 + [0.0] * 9:
+        assert not any(isinstance(event, Stopped) for event in detector.push(level))
+    assert detector.push(0.0) == [Stopped(detector.now)]
+
+
+def test_nobody_is_understood_while_they_speak() -> None:
+    detector = TurnDetector(WAITS, W)
+    detector.understand(1.0)
+    for _ in range(5):
+        detector.push(0.9)
+        detector.understand(1.0)
+    for _ in range(9):
+        assert not any(isinstance(event, Stopped) for event in detector.push(0.0))
+
+
+patiences = st.lists(st.integers(1, 900), min_size=3, max_size=3).map(
+    lambda times: Patience(*sorted(times))
+)
 any_settings = st.builds(
     TurnSettings,
     threshold=st.floats(0, 1),
     prefix_padding_ms=st.integers(0, 1000),
     minimum_speech_ms=st.integers(0, 300),
     silence_duration_ms=st.integers(0, 800),
+    patience=st.none() | patiences,
     idle_timeout_ms=st.none() | st.integers(0, 500),
 )
 probabilities = st.sampled_from([0.0, 0.2, 0.36, 0.49, 0.5, 0.7, 1.0]) | st.floats(0, 1)
 runs = st.lists(st.tuples(probabilities, st.integers(1, 20)), max_size=30)
 """Probabilities, each for a number of windows: turns need some in a row."""
+
+
+STEPS = ["go on", "go on", "end", "advance", "expect", "understand", "configure"]
 
 
 @given(any_settings, runs, st.data())
@@ -193,13 +262,17 @@ def test_turns_are_well_formed_whatever_happens(
                 assert not isinstance(event, Stopped) or event.end == detector.now
                 assert not isinstance(event, Started) or event.start <= before
             events += new
-        match data.draw(st.sampled_from(["go on", "go on", "end", "advance", "expect"])):
+        match data.draw(st.sampled_from(STEPS)):
             case "end":
                 events += detector.end_turn()
             case "advance":
                 detector.advance(data.draw(st.integers(0, 2000)))
             case "expect":
                 detector.expect_speech(detector.now)
+            case "understand":
+                detector.understand(data.draw(st.floats(0, 1)))
+            case "configure":
+                detector.settings = data.draw(any_settings)
     check_well_formed(events)
 
 
@@ -233,6 +306,53 @@ def check_well_formed(events: list[TurnEvent]) -> None:
             case Idled(start, end):
                 assert not started
                 assert start <= end
+
+
+clear_settings = st.builds(replace, any_settings, threshold=st.floats(0.2, 1))
+"""That take 0 for silence."""
+LONGEST = 29
+"""Windows of the longest closing silence that `any_settings` can ask for, and one more."""
+
+
+@given(st.lists(st.integers(10, 20), max_size=4), st.data())
+def test_no_change_of_settings_loses_or_doubles_a_turn(
+    bursts: list[int], data: st.DataObject
+) -> None:
+    """Each burst is long enough for every minimum, each silence for every closing one. What
+    changes in mid-burst, or in mid-silence, changes when its turn ends, and nothing else."""
+    detector = TurnDetector(data.draw(clear_settings), W)
+    ends: list[int] = []
+    starts = 0
+    for burst in bursts:
+        levels = [1.0] * burst + [0.0] * LONGEST
+        change_at = data.draw(st.integers(0, len(levels) - 1))
+        for number, level in enumerate(levels):
+            if number == change_at:
+                detector.settings = data.draw(clear_settings)
+            detector.understand(data.draw(st.sampled_from([0.0, 0.5, 1.0])))
+            for event in detector.push(level):
+                starts += isinstance(event, Started)
+                if isinstance(event, Stopped):
+                    ends.append(number - burst + 1)
+    assert starts == len(ends) == len(bursts)
+    assert all(0 < silence <= LONGEST for silence in ends)
+
+
+@given(patiences, st.lists(st.tuples(st.integers(1, 60), st.floats(0, 1)), max_size=6))
+def test_the_closing_silence_is_bounded_whatever_was_understood(
+    patience: Patience, told: list[tuple[int, float]]
+) -> None:
+    detector = TurnDetector(replace(PLAIN, patience=patience), W)
+    for _ in range(5):
+        detector.push(0.9)
+    understood = dict(told)
+    for count in range(1, 100):
+        if detector.push(0.0) and not detector.in_turn:
+            break
+        if count in understood:
+            detector.understand(understood[count])
+    silence = milliseconds_of(count * W)
+    assert patience.finished_ms <= silence < patience.longest_ms + milliseconds_of(W) + 1
 
 
 @given(any_settings, runs, st.data())
