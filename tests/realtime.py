@@ -105,7 +105,7 @@ class Wire:
                 continue
             self.actions.append(action)
             if isinstance(action, InsertItem):
-                self.take(self.protocol.inserted(action, "heard" if action.clip else None))
+                self.take(self.protocol.inserted(action))
             elif isinstance(action, TruncateItem):
                 self.take(self.protocol.truncated(action, "what was heard"))
         return self.sent[before:]

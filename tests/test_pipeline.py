@@ -202,10 +202,10 @@ async def test_a_turn_may_be_committed_and_not_answered() -> None:
         await call.hear(*TURN)
         await call.next(FinalTranscript)
         assert not call.all(ResponseStarted)
-        response_id = call.pipeline.respond(ResponseRequest(metadata={"a": 1}))
+        response_id = call.pipeline.respond(ResponseRequest(tag={"a": 1}))
         done = await call.next(ResponseDone)
         assert done.response_id == response_id
-        assert call.all(ResponseStarted)[0].request.metadata == {"a": 1}
+        assert call.all(ResponseStarted)[0].request.tag == {"a": 1}
 
 
 # -- by hand

@@ -229,7 +229,9 @@ async def test_an_item_of_sound_is_transcribed_and_answered() -> None:
         await client.send("conversation.item.create", item=item)
         await client.send("response.create")
         added = await client.until("conversation.item.added")
-        assert added["item"]["content"][0]["transcript"] == "what the clip says"
+        assert added["item"]["content"][0]["transcript"] is None
+        completed = await client.until("conversation.item.input_audio_transcription.completed")
+        assert (completed["item_id"], completed["transcript"]) == ("clip", "what the clip says")
         await client.until("response.done")
         assert asked[0].messages[-1].content == "what the clip says"
 

@@ -185,7 +185,7 @@ REQUESTS = st.builds(
     voice=st.none() | TEXT,
     remember=st.booleans(),
     max_tokens=st.none() | st.integers(1, 100),
-    metadata=st.none() | st.dictionaries(TEXT, TEXT, max_size=2),
+    tag=st.none() | st.dictionaries(TEXT, TEXT, max_size=2),
 )
 RESPONSE_EVENTS = st.one_of(
     st.builds(events.ResponseStarted, RESPONSES, REQUESTS),

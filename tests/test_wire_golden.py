@@ -38,6 +38,10 @@ def pipeline_event(text: str) -> Any:
     if name == "ResponseAudio":
         count = values.pop("ms") * values["rate"] // 1000
         return events.ResponseAudio(**values, samples=np.full(count, 0.25, np.float32))
+    if name == "ResponseStarted":
+        return events.ResponseStarted(
+            values["response_id"], events.ResponseRequest(**values["request"])
+        )
     return msgspec.convert(values, getattr(events, name))
 
 
@@ -89,8 +93,7 @@ class Player:
             self.last = action
             yield f"A {brief(action)}"
             if isinstance(action, actions.InsertItem):
-                transcript = "what is the time" if action.clip else None
-                yield from self.shown(self.wire.protocol.inserted(action, transcript))
+                yield from self.shown(self.wire.protocol.inserted(action))
             elif isinstance(action, actions.TruncateItem):
                 yield from self.shown(self.wire.protocol.truncated(action, "It is"))
 

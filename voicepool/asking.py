@@ -26,11 +26,12 @@ def chat_request(
     """What the language model is asked, after what was `said`."""
     instructions = _given(request.instructions, settings.instructions)
     system = [Message("system", instructions)] if instructions else []
+    most = _given(request.max_tokens, settings.max_tokens)
     return ChatRequest(
         messages=(*system, *said),
         tools=tuple(_given(request.tools, settings.tools)),
         tool_choice=_given(request.tool_choice, settings.tool_choice),
-        max_tokens=_given(request.max_tokens, settings.max_tokens),
+        max_tokens=None if most == "inf" else most,
         temperature=_given(request.temperature, settings.temperature),
     )
 

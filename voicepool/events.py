@@ -6,9 +6,10 @@ response's own sound (output events). Sound is mono float32, see `engines/base.p
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from voicepool.engines.base import Message, Samples, Tool
 from voicepool.patience import Patience
@@ -71,13 +72,14 @@ class ResponseRequest:
     tool_choice: str | None = None
     speak: bool | None = None
     voice: str | None = None
-    max_tokens: int | None = None
+    max_tokens: int | Literal["inf"] | None = None
     temperature: float | None = None
-    messages: Sequence[Message] | None = None
-    """Answer these instead of the history (out of band)."""
+    messages: Sequence[Message | asyncio.Task[str]] | None = None
+    """Answer these instead of the history; a task makes a caller's words of a clip, see
+    `SpeechPipelineManager.transcribe`."""
     remember: bool = True
     """False: the reply does not enter the history."""
-    metadata: dict[str, Any] | None = None
+    tag: object = None
     """The session's own; comes back in ResponseStarted untouched."""
 
 

@@ -73,7 +73,8 @@ def _a_decoded() -> NDArray[np.int32]:
     segment, step = code >> 4 & 7, code & 0xF
     # The first two segments are equally fine.
     magnitude = (2 * step + 1 + 32 * (segment > 0)) << np.maximum(segment - 1, 0)
-    return 8 * np.where(code & 0x80, magnitude, -magnitude)
+    decoded: NDArray[np.int32] = 8 * np.where(code & 0x80, magnitude, -magnitude)
+    return decoded
 
 
 def _a_encoded() -> NDArray[np.int32]:

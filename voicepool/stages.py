@@ -272,6 +272,11 @@ class Utterance:
         """Wait while the recogniser is far behind."""
         await self._drained.wait()
 
+    async def caught_up(self) -> None:
+        """Wait until the recogniser has heard, or lost, all that it was given."""
+        if self._feeder is not None:
+            await asyncio.wait([self._feeder])
+
     async def snapshot(self) -> Transcript:
         """What the transcript would be if the turn ended now. Raises StageFailed."""
         return (await self._ask(lambda stream: stream.snapshot())).value

@@ -34,9 +34,9 @@ class Clip(Protocol):
         """Samples per second."""
 
     def pieces(self) -> Iterator[Samples]:
-        """It decoded, in slices of whole samples and a bounded amount of work.
+        """It decoded, in slices of whole samples and a bounded amount of work; may be asked again.
 
-        Raises ClientFault at a slice that is no sound: take none before all are decoded."""
+        Raises ClientFault at a slice that is no sound: go through all once before any is heard."""
 
 
 class Codec(Protocol):
@@ -61,8 +61,8 @@ class Codec(Protocol):
     def refuse(self, action: Action, error: PipelineError | ClientFault) -> list[Action]:
         """The action was not carried out."""
 
-    def inserted(self, action: InsertItem, transcript: str | None = None) -> list[Action]:
-        """The item has its place; `transcript` is what its sound was understood as."""
+    def inserted(self, action: InsertItem) -> list[Action]:
+        """The item has its place; what its sound says comes as a FinalTranscript."""
 
     def truncated(self, action: TruncateItem, text: str) -> list[Action]:
         """The words that are left of the item are `text`."""

@@ -32,7 +32,7 @@ def response_request(
         temperature=param.temperature,
         messages=messages,
         remember=param.conversation != "none",
-        metadata=given["metadata"],
+        tag=given["metadata"],
     )
 
 

@@ -251,7 +251,7 @@ def resource(
             "output": {"format": spoken["format"], "voice": request.voice or spoken["voice"]}
         },
         "usage": None,
-        "metadata": request.metadata,
+        "metadata": request.tag,
     }
 
 
