@@ -1,0 +1,288 @@
+/**
+ * One call, from the click to its end: waits for a line, joins session, sound and conversation, and
+ * sees to interruptions. Knows nothing of the page.
+ *
+ *   state     next
+ *   opening   waiting, ended     the microphone is asked for
+ *   waiting   talking, ended     for a line: the server is full, or not there
+ *   talking   ended
+ */
+
+import { decode } from "./pcm.js";
+import { Refused, Session } from "./session.js";
+
+/** Seconds between two looks whether a line is free. */
+const RETRY = 3;
+/** Seconds that a server may be away while a caller waits for it. */
+const AWAY = 30;
+
+/** @typedef {"opening" | "waiting" | "talking" | "ended"} State */
+/** @typedef {"listening" | "hearing" | "thinking" | "speaking"} Activity */
+
+/** Why a call could not be: `reason` is a name for whoever tells the caller. */
+export class CallFailed extends Error {
+  /** @param {"away" | "key"} reason */
+  constructor(reason) {
+    super(reason);
+    this.reason = reason;
+  }
+}
+
+/**
+ * Events: "state" {state}, "activity" {activity}, "waiting" {why, seconds} every second while it
+ * waits, "ended" {error} or {code, reason}; neither where the caller hung up.
+ */
+export class Call extends EventTarget {
+  #pool;
+  #sound;
+  #conversation;
+  #abort = new AbortController();
+  /** @type {Session | undefined} */
+  #session;
+  /** @type {State} */
+  #state = "opening";
+  /** @type {Activity} */
+  #activity = "listening";
+  /** Whether the server makes a response. */
+  #responding = false;
+  /** What has to wait until it does not. @type {(() => void)[]} */
+  #afterResponse = [];
+  /** Replies that the caller has cut off; what still comes of them is dropped. */
+  #cut = new Set();
+  /** Replies whose sound has not been played to its end. */
+  #sounding = new Set();
+  /** The audio context's time of the first sample sent, and when the caller last stopped speaking. */
+  #began = NaN;
+  #spokeUntil = NaN;
+  #silence = 0;
+
+  /**
+   * @param {import("./pool.js").Pool} pool
+   * @param {import("./sound.js").Sound} sound
+   * @param {import("./conversation.js").Conversation} conversation
+   */
+  constructor(pool, sound, conversation) {
+    super();
+    this.#pool = pool;
+    this.#sound = sound;
+    this.#conversation = conversation;
+  }
+
+  get state() {
+    return this.#state;
+  }
+
+  get activity() {
+    return this.#activity;
+  }
+
+  /** Begin; "ended" comes in any case. @param {{microphone: boolean}} wanted */
+  async start(wanted) {
+    try {
+      await this.#sound.open(wanted);
+      this.#abort.signal.throwIfAborted();
+      this.#enter("waiting");
+      this.#talk(await this.#line());
+    } catch (error) {
+      this.#end(this.#abort.signal.aborted ? {} : { error });
+    }
+  }
+
+  /** End it, whatever it is doing. */
+  hangUp() {
+    this.#abort.abort();
+    if (this.#session) this.#session.hangUp();
+    this.#end({});
+  }
+
+  /** @param {string} text what the caller typed; it is answered as if it had been said */
+  async write(text) {
+    await this.interrupt();
+    this.#afterwards(() => {
+      this.#spokeUntil = NaN;
+      this.#session.write(text);
+      this.#session.respond();
+      this.#act("thinking");
+    });
+  }
+
+  /** Silence the reply, and have no more of it made. */
+  async interrupt() {
+    if (this.#responding) this.#session.cancel();
+    await this.#silenceReply();
+  }
+
+  // -- getting a line
+
+  /** @returns {Promise<Session>} */
+  async #line() {
+    const { signal } = this.#abort;
+    for (let away = 0; ; ) {
+      const readiness = await this.#pool.readiness(signal);
+      if (readiness === "ready") {
+        try {
+          this.#tell("waiting", { why: "ringing", seconds: 0 });
+          return await Session.open(this.#pool.callUrl, this.#pool.key, signal);
+        } catch (error) {
+          if (!(error instanceof Refused)) throw error;
+          // It may have become full meanwhile, or be down, or not know the key.
+          if ((await this.#pool.status(signal)) === "key") throw new CallFailed("key");
+        }
+      }
+      away = readiness === "away" ? away + RETRY : 0;
+      if (away >= AWAY) throw new CallFailed("away");
+      await this.#countDown(readiness === "away" ? "away" : "busy");
+    }
+  }
+
+  async #countDown(why) {
+    for (let seconds = RETRY; seconds > 0; seconds--) {
+      this.#tell("waiting", { why, seconds });
+      await pause(1000, this.#abort.signal);
+    }
+  }
+
+  // -- talking
+
+  #talk(session) {
+    this.#session = session;
+    session.addEventListener("event", ({ detail }) => this.#onEvent(detail));
+    session.addEventListener("closed", ({ detail }) => this.#end(detail));
+    this.#sound.addEventListener("captured", ({ detail }) => {
+      if (Number.isNaN(this.#began)) this.#began = detail.time;
+      session.append(detail.pcm);
+    });
+    this.#sound.addEventListener("audible", ({ detail }) => this.#onAudible(detail));
+    this.#sound.addEventListener("ended", ({ detail }) => this.#onPlayed(detail.item));
+    session.configure();
+    this.#enter("talking");
+  }
+
+  #onEvent(event) {
+    if (this.#state === "ended") return;
+    if (this.#cut.has(event.item_id) && event.type.endsWith(".delta")) return;
+    this.#conversation.handle(event);
+    this.#handlers[event.type]?.(event);
+  }
+
+  /** @type {Record<string, (event: any) => void>} */
+  #handlers = {
+    "session.updated": ({ session }) => {
+      this.#silence = (session.audio.input.turn_detection?.silence_duration_ms ?? 0) / 1000;
+      this.#sound.start();
+    },
+    "input_audio_buffer.speech_started": () => {
+      this.#silenceReply();
+      this.#act("hearing");
+    },
+    "input_audio_buffer.speech_stopped": ({ audio_end_ms }) => {
+      // The server counts the samples that it got; the silence that ended the turn is among them.
+      this.#spokeUntil = this.#began + audio_end_ms / 1000 - this.#silence;
+      this.#act("thinking");
+    },
+    "conversation.item.input_audio_transcription.completed": ({ transcript }) => {
+      if (!transcript && !this.#responding && this.#activity === "thinking") this.#rest();
+    },
+    "response.created": () => {
+      this.#responding = true;
+    },
+    "response.output_audio.delta": ({ item_id, delta }) => {
+      this.#sounding.add(item_id);
+      this.#sound.play(item_id, decode(delta));
+    },
+    "response.output_audio.done": ({ item_id }) => this.#sound.end(item_id),
+    "response.done": () => {
+      this.#responding = false;
+      for (const act of this.#afterResponse.splice(0)) act();
+      if (this.#activity === "thinking" && !this.#sounding.size) this.#rest();
+    },
+    error: ({ error }) => {
+      // A turn of the caller's was answered at the moment in which a typed one was sent.
+      if (error.code === "conversation_already_has_active_response") {
+        this.#afterwards(() => this.#session.respond());
+      }
+    },
+  };
+
+  #onAudible({ item, time }) {
+    if (this.#cut.has(item)) return;
+    this.#act("speaking");
+    const latency = time + this.#sound.outputLatency - this.#spokeUntil;
+    // A turn's first reply only: later ones of the same turn answer no speech.
+    this.#spokeUntil = NaN;
+    if (latency > 0) this.#conversation.measure(item, latency * 1000);
+  }
+
+  #onPlayed(item) {
+    this.#sounding.delete(item);
+    if (!this.#sounding.size && this.#activity === "speaking") this.#rest();
+  }
+
+  /** Stop playing, and tell the server how much of each reply was heard. */
+  async #silenceReply() {
+    if (!this.#sounding.size) return;
+    for (const item of this.#sounding) this.#cut.add(item);
+    this.#sounding.clear();
+    this.#rest();
+    const latencyMs = this.#sound.outputLatency * 1000;
+    for (const { item, ms } of await this.#sound.stop()) {
+      const heard = Math.max(0, ms - latencyMs);
+      this.#conversation.interrupt(item, heard);
+      // Only what is no longer being made can be cut.
+      this.#afterwards(() => this.#session.truncate(item, heard));
+    }
+  }
+
+  /** Do something as soon as no response is being made. */
+  #afterwards(act) {
+    if (this.#responding) this.#afterResponse.push(act);
+    else act();
+  }
+
+  #rest() {
+    this.#act("listening");
+  }
+
+  // -- telling
+
+  /** @param {Activity} activity */
+  #act(activity) {
+    if (this.#activity === activity) return;
+    this.#activity = activity;
+    this.#tell("activity", { activity });
+  }
+
+  /** @param {State} state */
+  #enter(state) {
+    this.#state = state;
+    this.#tell("state", { state });
+  }
+
+  #end(how) {
+    if (this.#state === "ended") return;
+    this.#sound.close();
+    this.#conversation.end();
+    this.#enter("ended");
+    this.#tell("ended", how);
+  }
+
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+/** @param {number} ms @param {AbortSignal} signal */
+function pause(ms, signal) {
+  signal.throwIfAborted();
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener(
+      "abort",
+      () => {
+        clearTimeout(timer);
+        reject(signal.reason);
+      },
+      { once: true },
+    );
+  });
+}

@@ -1,0 +1,151 @@
+/** Puts the page together: one call at a time, and what the user is told of it. */
+
+import { Call, CallFailed } from "./call.js";
+import { Conversation } from "./conversation.js";
+import { Pool, watch } from "./pool.js";
+import { UnsendableKey } from "./session.js";
+import { MicrophoneError, Sound } from "./sound.js";
+import { View } from "./view.js";
+
+/** Milliseconds between two looks at the pool. */
+const STATUS_PERIOD = 2000;
+
+const MICROPHONE = {
+  insecure:
+    "Browsers give the microphone only to pages that come over https or from this computer. " +
+    "Open this page over https, or as http://localhost.",
+  denied:
+    "The browser does not let this page use the microphone. Allow it beside the address, " +
+    "then press the button again; or type below.",
+  absent: "No microphone was found. Plug one in and press the button again; or type below.",
+  busy: "The microphone cannot be used; perhaps another program has it. You can also type below.",
+};
+const FAILED = {
+  away: "The server does not answer. Check that it runs, then call again.",
+  key: "The server does not know this key.",
+};
+/** By close code; see "Close codes" in docs/protocol.md. */
+const CLOSED = {
+  1000: "The server has ended the call.",
+  1001: "The server has ended the call: it shuts down, or the call was as long as it may be.",
+  1006: "The connection broke. You can call again.",
+  1011: "The server met a fault of its own. You can call again.",
+  1012: "The server restarts with new settings. You can call again.",
+  4000: "The network is too slow for a call.",
+};
+const WAITING = {
+  busy: "All lines are busy. You will be connected as soon as one is free.",
+  away: "The server does not answer. Trying again.",
+  ringing: "Waiting for a free line …",
+};
+
+/** @type {Call | null} */
+let call = null;
+/** @type {Sound} */
+let sound;
+
+const pool = new Pool(document.baseURI);
+const view = new View({
+  talk: () => (call ? call.hangUp() : begin({ microphone: true })),
+  escape: () => (call?.activity === "speaking" ? call.interrupt() : call?.hangUp()),
+  interrupt: () => call?.interrupt(),
+  mute: () => mute(!sound.muted),
+  say,
+  key: (key) => {
+    pool.key = key;
+    view.showNotice("");
+    lookAtPool();
+  },
+});
+const conversation = new Conversation(
+  (entry) => view.showEntry(entry),
+  (id) => view.removeEntry(id),
+);
+const lookAtPool = watch(pool, onStatus, STATUS_PERIOD);
+
+/** @param {{microphone: boolean}} wanted */
+function begin(wanted) {
+  view.showNotice("");
+  sound = new Sound();
+  call = new Call(pool, sound, conversation);
+  const on = (target, type, act) => target.addEventListener(type, ({ detail }) => act(detail));
+  on(call, "state", onState);
+  on(call, "activity", ({ activity }) => view.showActivity(activity, sound.muted));
+  on(call, "waiting", onWaiting);
+  on(call, "ended", onEnded);
+  on(sound, "captured", ({ level }) => view.showLevel("microphone", level));
+  on(sound, "level", ({ level }) => view.showLevel("voice", level));
+  on(sound, "lost", () => conversation.note("The microphone is gone. You can type instead."));
+  view.showState("opening");
+  return call.start(wanted);
+}
+
+/** @param {string} text */
+async function say(text) {
+  if (!call) begin({ microphone: false });
+  const mine = call;
+  await connected(mine);
+  if (mine.state === "talking") mine.write(text);
+  else view.giveBack(text);
+}
+
+/** Until the call is, or is over. @param {Call} one */
+function connected(one) {
+  const settled = () => one.state === "talking" || one.state === "ended";
+  return new Promise((resolve) => {
+    one.addEventListener("state", () => settled() && resolve());
+    if (settled()) resolve();
+  });
+}
+
+/** @param {boolean} muted */
+function mute(muted) {
+  sound.muted = muted;
+  view.showMuted(muted);
+  view.showActivity(call.activity, muted);
+}
+
+function onState({ state }) {
+  view.showState(state, { microphone: sound.hasMicrophone });
+  if (state === "talking") {
+    view.showNotice("");
+    mute(false);
+  }
+  lookAtPool();
+}
+
+function onWaiting({ why, seconds }) {
+  const ticking = seconds ? `Next try in ${seconds} s.` : "";
+  view.showNotice(WAITING[why], { ticking, bad: why === "away" });
+}
+
+function onEnded({ error, code, reason }) {
+  call = null;
+  if (error) view.showNotice(explained(error), { bad: true });
+  else if (code === undefined) view.showNotice("");
+  else view.showNotice(CLOSED[code] ?? `The call has ended (${code} ${reason}).`, { bad: true });
+  if (error instanceof UnsendableKey || error?.reason === "key") {
+    pool.key = "";
+    view.askForKey(true);
+  }
+  lookAtPool();
+}
+
+function explained(error) {
+  if (error instanceof MicrophoneError) return MICROPHONE[error.kind];
+  if (error instanceof CallFailed) return FAILED[error.reason];
+  if (error instanceof UnsendableKey) {
+    return "Browsers can send only keys of letters, digits and a few signs; this one has others.";
+  }
+  console.error(error);
+  return "Something went wrong in this page; the browser's console says what.";
+}
+
+function onStatus(status) {
+  view.showPool(status);
+  if (status === "key" && pool.key) {
+    pool.key = "";
+    view.showNotice(FAILED.key, { bad: true });
+  }
+  view.askForKey(status === "key");
+}

@@ -1,0 +1,124 @@
+/** What the server says of itself besides calls: whether there is a free line, and what it does. */
+
+const KEY = "voicepool.key";
+/** Milliseconds after which a server that does not answer counts as away. */
+const PATIENCE = 5000;
+
+/**
+ * @typedef {object} PoolStatus
+ * @property {number} warm workers that wait for a caller
+ * @property {number} busy workers in a call
+ * @property {number} coming workers that start or warm up
+ * @property {number} waiting callers without a worker
+ * @property {number} lines callers that are served at once, at most
+ * @property {boolean} draining no new calls are taken
+ */
+
+export class Pool {
+  /** @param {string | URL} base where the page came from; everything is found beside it */
+  constructor(base) {
+    this.base = base;
+  }
+
+  /** Where calls go. @returns {URL} */
+  get callUrl() {
+    const url = new URL("v1/realtime", this.base);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    return url;
+  }
+
+  /** The API key, kept until the tab closes; "" where there is none. */
+  get key() {
+    return sessionStorage.getItem(KEY) ?? "";
+  }
+
+  set key(key) {
+    if (key) sessionStorage.setItem(KEY, key);
+    else sessionStorage.removeItem(KEY);
+  }
+
+  /**
+   * Whether a caller would be served, or held until a line is free.
+   * @param {AbortSignal} [signal]
+   * @returns {Promise<"ready" | "busy" | "away">}
+   */
+  async readiness(signal) {
+    const response = await this.#get("readyz", {}, signal);
+    if (!response) return "away";
+    return response.ok ? "ready" : "busy";
+  }
+
+  /**
+   * @param {AbortSignal} [signal]
+   * @returns {Promise<PoolStatus | "key" | "away">} "key": it wants one, or does not know this one
+   */
+  async status(signal) {
+    const headers = this.key ? { Authorization: `Bearer ${this.key}` } : {};
+    const response = await this.#get("status", headers, signal);
+    if (response?.status === 401) return "key";
+    return response?.ok ? summary(await response.json()) : "away";
+  }
+
+  /** The response; null where nobody answers. Throws what `signal` was aborted with. */
+  async #get(path, headers, signal) {
+    const patience = AbortSignal.timeout(PATIENCE);
+    try {
+      return await fetch(new URL(path, this.base), { headers, signal: either(signal, patience) });
+    } catch {
+      signal?.throwIfAborted();
+      return null;
+    }
+  }
+}
+
+/**
+ * @param {{pool: Record<string, any>}} report what /status answers
+ * @returns {PoolStatus}
+ */
+export function summary({ pool }) {
+  const { states } = pool;
+  return {
+    warm: states.idle ?? 0,
+    busy: pool.callers,
+    coming: (states.starting ?? 0) + (states.warming ?? 0),
+    waiting: pool.waiting,
+    lines: pool.max_connections,
+    draining: pool.draining,
+  };
+}
+
+/** AbortSignal.any, which not all browsers in use have. */
+function either(signal, other) {
+  if (!signal) return other;
+  const both = new AbortController();
+  for (const one of [signal, other]) {
+    if (one.aborted) both.abort(one.reason);
+    one.addEventListener("abort", () => both.abort(one.reason), { once: true });
+  }
+  return both.signal;
+}
+
+/**
+ * Ask a server's status again and again while the page can be seen.
+ *
+ * @param {Pool} pool
+ * @param {(status: PoolStatus | "key" | "away") => void} onStatus
+ * @param {number} period milliseconds
+ * @returns {() => void} asks at once, out of turn
+ */
+export function watch(pool, onStatus, period) {
+  let timer = 0;
+  let latest = 0;
+  async function ask() {
+    if (document.hidden) return;
+    clearTimeout(timer);
+    const mine = ++latest;
+    const status = await pool.status();
+    if (mine !== latest) return; // an answer to what was asked with another key
+    onStatus(status);
+    if (mine === latest) timer = setTimeout(ask, period);
+  }
+  document.addEventListener("visibilitychange", ask);
+  ask();
+  return ask;
+}

@@ -1,0 +1,153 @@
+/** The microphone and the loudspeaker of one call. Knows no protocol and no page. */
+
+/** Why there is no microphone. */
+export class MicrophoneError extends Error {
+  /** @param {"insecure" | "denied" | "absent" | "busy"} kind @param {unknown} [cause] */
+  constructor(kind, cause) {
+    super(kind, { cause });
+    this.kind = kind;
+  }
+}
+
+const KINDS = {
+  NotAllowedError: "denied",
+  SecurityError: "denied",
+  NotFoundError: "absent",
+  OverconstrainedError: "absent",
+};
+
+/** Echo cancellation keeps the reply out of the microphone, so that it does not interrupt itself. */
+const CONSTRAINTS = {
+  audio: { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true },
+};
+
+/**
+ * Events: "captured" {pcm, level, time}, "audible" and "ended" {item, ms, time}, "level" {level},
+ * "lost" (the microphone was taken away). Times are seconds of the audio context's clock, which the
+ * microphone and the loudspeaker share.
+ */
+export class Sound extends EventTarget {
+  /** @type {AudioContext} */
+  #context;
+  /** @type {MediaStream | undefined} */
+  #stream;
+  /** @type {AudioWorkletNode} */
+  #capture;
+  /** @type {AudioWorkletNode} */
+  #playback;
+  #muted = false;
+  #clears = 0;
+  /** @type {Map<number, (dropped: import("./playqueue.js").Played[]) => void>} */
+  #clearing = new Map();
+
+  /**
+   * Take the microphone, if wanted, and the loudspeaker. To be called from a click or a key press,
+   * or the browser keeps the sound off.
+   *
+   * @param {{microphone: boolean}} wanted
+   * @throws {MicrophoneError}
+   */
+  async open({ microphone }) {
+    // Browsers have neither getUserMedia nor AudioWorklet on a page that came over plain http from
+    // another host.
+    if (!window.isSecureContext) throw new MicrophoneError("insecure");
+    this.#context = new AudioContext({ latencyHint: "interactive" });
+    const resumed = this.#context.resume();
+    if (microphone) this.#stream = await takeMicrophone();
+    const worklets = ["capture-worklet.js", "playback-worklet.js"];
+    await Promise.all([
+      resumed,
+      ...worklets.map((name) => this.#context.audioWorklet.addModule(new URL(name, import.meta.url))),
+    ]);
+    this.#connect();
+  }
+
+  /** Whether there is a microphone to mute. */
+  get hasMicrophone() {
+    return this.#stream !== undefined;
+  }
+
+  get muted() {
+    return this.#muted;
+  }
+
+  /** What is muted is silence to the server, which keeps its clock. */
+  set muted(muted) {
+    this.#muted = muted;
+    for (const track of this.#stream?.getAudioTracks() ?? []) track.enabled = !muted;
+  }
+
+  /** Seconds from what the playback has put out to what the listener hears, as far as is known. */
+  get outputLatency() {
+    return this.#context.outputLatency || this.#context.baseLatency || 0;
+  }
+
+  /** Begin to deliver "captured" events. */
+  start() {
+    this.#capture.port.postMessage({ on: true });
+  }
+
+  /** @param {string} item @param {Int16Array} pcm its next sound */
+  play(item, pcm) {
+    this.#playback.port.postMessage({ item, pcm }, [pcm.buffer]);
+  }
+
+  /** @param {string} item it has no more sound */
+  end(item) {
+    this.#playback.port.postMessage({ end: item });
+  }
+
+  /**
+   * Stop playing, at once.
+   * @returns {Promise<import("./playqueue.js").Played[]>} what was not played to its end
+   */
+  stop() {
+    const clear = ++this.#clears;
+    this.#playback.port.postMessage({ clear });
+    return new Promise((resolve) => this.#clearing.set(clear, resolve));
+  }
+
+  /** Give everything back. Safe at any time. */
+  close() {
+    for (const track of this.#stream?.getTracks() ?? []) track.stop();
+    for (const node of [this.#capture, this.#playback]) node?.port.postMessage({ close: true });
+    if (this.#context && this.#context.state !== "closed") this.#context.close();
+  }
+
+  #connect() {
+    const context = this.#context;
+    this.#capture = new AudioWorkletNode(context, "voicepool-capture");
+    this.#playback = new AudioWorkletNode(context, "voicepool-playback", { numberOfInputs: 0 });
+    this.#capture.port.onmessage = ({ data }) => this.#tell("captured", data);
+    this.#playback.port.onmessage = ({ data }) => this.#onPlayback(data);
+    this.#playback.connect(context.destination);
+    // It puts out silence; only what leads to the loudspeaker is sure to run in all browsers.
+    this.#capture.connect(context.destination);
+    if (!this.#stream) return;
+    context.createMediaStreamSource(this.#stream).connect(this.#capture);
+    for (const track of this.#stream.getAudioTracks()) {
+      track.addEventListener("ended", () => this.#tell("lost", {}));
+    }
+  }
+
+  #onPlayback(data) {
+    if (data.what === "cleared") {
+      this.#clearing.get(data.clear)?.(data.dropped);
+      this.#clearing.delete(data.clear);
+    } else {
+      this.#tell(data.what ?? "level", data);
+    }
+  }
+
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+async function takeMicrophone() {
+  try {
+    return await navigator.mediaDevices.getUserMedia(CONSTRAINTS);
+  } catch (error) {
+    throw new MicrophoneError(KINDS[error?.name] ?? "busy", error);
+  }
+}
