@@ -239,9 +239,7 @@ def start(args: argparse.Namespace) -> ExitCode:
     choice = None if settings.app else _choice(settings)
     if choice is not None:
         settings = replace(settings, profile=choice.profile)  # what `status` shows is no "auto"
-    style = settings.log_format
-    if style == "auto":
-        style = "pretty" if sys.stderr.isatty() else "json"
+    style = logs.style(settings.log_format)
     logs.configure(settings.log_level, style, color=config.wants_color(sys.stderr, os.environ))
     on_terminal = sys.stdout.isatty() and sys.stderr.isatty() and style == "pretty"
     announcer = Announcer(sys.stdout, choice, live=on_terminal and settings.log_level == "info")

@@ -294,6 +294,9 @@ def _contradictions(settings: Settings, sources: Mapping[str, str]) -> Iterator[
             ipaddress.ip_network(network, strict=False)
         except ValueError:
             yield f"{at('trusted_proxies')}: {network!r} is not an address or network"
+    for given, lacking in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+        if getattr(settings, given) and not getattr(settings, lacking):
+            yield f"{at(given)} is of no use without {lacking}: TLS takes a certificate and its key"
     if settings.app and not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", settings.app):
         yield f"{at('app')}: expected package.module:factory, got {settings.app!r}"
     if not (is_loopback(settings.host) or settings.api_keys or settings.no_auth):

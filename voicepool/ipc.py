@@ -1,4 +1,4 @@
-"""The control protocol between supervisor, zygote, workers and the GPU probe.
+"""The control protocol between supervisor, zygote, workers, the GPU probe and the TLS relay.
 
 One message is one datagram on an AF_UNIX SOCK_SEQPACKET socketpair, MessagePack inside, with file
 descriptors riding along as SCM_RIGHTS. Zygotes and workers open with a message that carries
@@ -14,7 +14,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Final, Generic, Self, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeVar
 
 import msgspec
 
@@ -203,6 +203,38 @@ class Sight(Message, frozen=True):
     """How many GPUs are on the bus and cannot be read."""
     error: str = ""
     """Why nothing could be read, in words."""
+
+
+# --- supervisor ⇄ TLS relay ------------------------------------------------------------------
+
+
+class Listen(Message, frozen=True):
+    """First message to a relay: let clients in. fds: [the listening socket]."""
+
+    fds: ClassVar[int] = 1
+    cert: str
+    key: str
+    head_timeout: float
+    max_heads: int
+    log_level: str
+    log_format: Literal["auto", "pretty", "json"]
+
+
+class Shut(Message, frozen=True):
+    """To the relay: take in who stands in the accept queue, then nobody. It closes its side of the
+    control socket once their heads are complete, or too late."""
+
+
+class Arrived(Message, frozen=True):
+    """From the relay: a client whose request head is complete, or never will be.
+    fds: [the other end of its socket pair, everything that it has said still in there]."""
+
+    fds: ClassVar[int] = 1
+    host: str
+    port: int
+
+
+ToRelay = Listen | Shut
 
 
 # --- the channel -----------------------------------------------------------------------------

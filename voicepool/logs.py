@@ -68,6 +68,13 @@ def configure(
     logging.captureWarnings(True)
 
 
+def style(format: Literal["auto", "pretty", "json"]) -> Literal["pretty", "json"]:
+    """What "auto" comes to: for people on a terminal, for programs elsewhere."""
+    if format == "auto":
+        return "pretty" if os.isatty(2) else "json"
+    return format
+
+
 def hold() -> int:
     """Keep this process's info and debug messages back; the level, for `release`."""
     level = logging.getLogger(ROOT).level

@@ -44,6 +44,12 @@ class Settings:
     trusted_proxies: tuple[str, ...] = setting(
         "server", (), "addresses or networks whose X-Forwarded-For is believed"
     )
+    tls_cert: str = setting(
+        "server",
+        "",
+        "file with the certificate and those that lead to its authority, PEM: callers use TLS",
+    )
+    tls_key: str = setting("server", "", "file with the certificate's private key, PEM")
     static: str = setting(
         "server",
         "",

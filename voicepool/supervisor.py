@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from voicepool import ipc, linux, pool
+from voicepool import ipc, linux, pool, tlsfiles
 from voicepool.answers import refuse
 from voicepool.callers import Candidate, WaitingRoom
 from voicepool.config import Settings
@@ -37,6 +37,7 @@ from voicepool.reception import Reception
 from voicepool.rules import access_rules, pool_settings
 from voicepool.rundir import RuntimeDir
 from voicepool.statusreport import status_report
+from voicepool.tlsdoor import TlsDoor
 
 log = logging.getLogger("voicepool.supervisor")
 
@@ -63,7 +64,7 @@ class Supervisor:
     ) -> None:
         """Owns `listener` and `runtime`; `announce` must not block."""
         self.settings = settings
-        self.url = _url(listener)
+        self.url = _url(listener, secure=bool(settings.tls_cert))
         self.started_at = time.time()
         self.exit_code = ExitCode.OK
         self._announce = announce
@@ -81,7 +82,7 @@ class Supervisor:
         self._flood = FloodGuard(log)
         self._done = asyncio.Event()
         self.door = FrontDoor(
-            Acceptor(listener),
+            TlsDoor(listener, settings) if settings.tls_cert else Acceptor(listener),
             lambda visitor: self.reception.receive(visitor),
             head_timeout=settings.head_timeout,
             max_heads=settings.max_heads,
@@ -399,9 +400,10 @@ class Supervisor:
         return self._handles
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, *, secure: bool) -> str:
     host, port = listener.getsockname()[:2]
-    return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+    scheme = "wss" if secure else "ws"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 async def supervise(
@@ -412,6 +414,11 @@ async def supervise(
     Raises OSError when the address cannot be bound or the runtime directory cannot be made, and
     ConfigError.
     """
+    if settings.tls_cert:
+        # For the relay to read again: what is wrong with them is better said before anything runs.
+        context = tlsfiles.context_from(settings.tls_cert, settings.tls_key)
+        for line in tlsfiles.advice(context, settings.tls_cert, settings.tls_key):
+            log.warning("advice", extra={"advice": line})
     linux.raise_fd_limit()
     linux.become_subreaper()
     os.umask(0o077)

@@ -249,11 +249,8 @@ def main() -> None:
     # Until it is in its loop, only the kernel can end a zygote that hangs in an import.
     linux.arm_lifeline(fds[0])
     settings = msgspec.convert(configure.settings, Settings)
-    style = settings.log_format
-    if style == "auto":
-        style = "pretty" if sys.stderr.isatty() else "json"
     color = wants_color(sys.stderr, os.environ)
-    logs.configure(settings.log_level, style, color=color)
+    logs.configure(settings.log_level, logs.style(settings.log_format), color=color)
     try:
         app = _prepare_app(channel, configure, settings)
     except (BrokenPipeError, ConnectionResetError):

@@ -1,0 +1,336 @@
+"""The TLS relay: a process that does the handshakes and the encryption, and decides nothing else.
+
+    Relay      accepts, and takes each client as far as a complete request head
+    Pump       then carries bytes between the client and a socket pair (`tlspump.py`)
+
+The supervisor gets the other end of the pair and treats it like any client's socket: routes, keys,
+waiting and the hand-off to a worker are the same with TLS and without. A process of its own, so
+that handshakes hold up nobody's hand-off, and so that the private key stays out of the others.
+
+The head is awaited here because only here can one wait for it: SO_RCVLOWAT, which lets the front
+door sleep through half a head on TCP, is not looked at by poll on a socket pair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import ssl
+import sys
+from collections import deque
+from typing import Final
+
+from voicepool import ipc, linux, logs
+from voicepool.answers import refuse
+from voicepool.config import wants_color
+from voicepool.countdown import Countdown
+from voicepool.errors import ConfigError, IpcError
+from voicepool.frontdoor import OVERLOADED, TIMEOUT, Farewells, Refusal, Visitor, has_end
+from voicepool.listener import Acceptor, Address
+from voicepool.logs import FloodGuard
+from voicepool.request import MAX_HEAD
+from voicepool.tlsfiles import Certificate
+from voicepool.tlspump import Pump, Tls
+
+log = logging.getLogger("voicepool.tlsrelay")
+
+STEPS_PER_TURN: Final = 2
+"""Handshakes taken a step further per turn of the event loop: one takes a millisecond where the
+key is RSA, and the sound of calls shall not wait for a crowd at the door."""
+GOODBYE_SECONDS: Final = 1.0
+"""What clients have to take the last bytes when the server is going down."""
+NO_DESCRIPTORS: Final[Refusal] = (
+    503,
+    "the server is out of file descriptors; try again in a moment",
+    "overloaded",
+)
+PLAIN: Final[Refusal] = (400, "this server speaks TLS: use https:// or wss://", "tls_required")
+_HANDSHAKE_RECORD: Final = 22
+"""The first byte of a TLS connection (RFC 8446, 5.1)."""
+
+
+class Arrival:
+    """A client on its way to a complete request head."""
+
+    def __init__(self, sock: socket.socket, address: Address) -> None:
+        self.sock = sock
+        self.address = address
+        self.tls: Tls | None = None
+        """None until it has said something."""
+        self.secure = False
+        """Whether the handshake is complete."""
+        self.head = b""
+        """What it has said, to the empty line and perhaps beyond."""
+
+    def advance(self, context: ssl.SSLContext) -> bool:
+        """Go on with what has come; whether the head is as complete as it will be.
+
+        Raises OSError, and PlainText where the client does not try to speak TLS.
+        """
+        if self.tls is None:
+            first = self.sock.recv(1, socket.MSG_PEEK)
+            if not first:
+                raise ConnectionResetError
+            if first[0] != _HANDSHAKE_RECORD:
+                raise PlainText
+            self.tls = Tls(self.sock, context)
+        if not self.secure:
+            self.secure = self.tls.handshake()
+            if not self.secure:
+                return False
+            self.head = self.tls.pending()
+        else:
+            self.head += self.tls.receive()
+        if self.tls.ended and not self.head:
+            raise ConnectionResetError
+        return self.tls.ended or len(self.head) >= MAX_HEAD or has_end(self.head)
+
+
+class PlainText(Exception):
+    """A client does not speak TLS."""
+
+
+class Relay:
+    """Made and run on the running event loop. Owns the channel, the listener and all clients."""
+
+    def __init__(
+        self,
+        channel: ipc.Channel[ipc.ToRelay],
+        listener: socket.socket,
+        certificate: Certificate,
+        *,
+        head_timeout: float,
+        max_heads: int,
+    ) -> None:
+        self._channel = channel
+        self._certificate = certificate
+        self._most = max_heads
+        self._loop = asyncio.get_running_loop()
+        self._acceptor = Acceptor(listener)
+        self._farewells = Farewells(self._loop, self._acceptor.rearm)
+        self._arrivals: Countdown[Arrival] = Countdown(
+            self._loop, head_timeout, lambda late: self._give_up(late, TIMEOUT)
+        )
+        self._ready: deque[Arrival] = deque()
+        """Those that something has come from; each is in here once at most."""
+        self._complete: deque[Arrival] = deque()
+        """Those that the supervisor has not taken yet: it is busy."""
+        self._pumps: set[Pump] = set()
+        self._shutting = False
+        self._flood = FloodGuard(log)
+        self._news = asyncio.Event()
+        self._released = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until the supervisor closes its side, then let the last bytes go out."""
+        self._loop.add_reader(self._channel.fileno(), self._read)
+        self._acceptor.open(self._admit)
+        await self._released.wait()
+        await self._acceptor.close()
+        for arrival in self._arrivals.clear():
+            self._forget(arrival)
+            arrival.sock.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                while self._pumps:
+                    self._news.clear()
+                    await self._news.wait()
+        for pump in list(self._pumps):
+            pump.abort()
+        await self._farewells.close(GOODBYE_SECONDS)
+
+    def _read(self) -> None:
+        """What the supervisor says: Shut, or nothing more."""
+        try:
+            received = self._channel.receive()
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            received = None
+        if received is None:
+            self._loop.remove_reader(self._channel.fileno())
+            self._released.set()
+        else:
+            self._acceptor.take_in()
+            self._shutting = True
+            self._tell_if_done()
+
+    def _tell_if_done(self) -> None:
+        if self._shutting and not self._arrivals:
+            with contextlib.suppress(OSError):
+                self._channel.socket.shutdown(socket.SHUT_WR)
+
+    # -- arriving
+
+    def _admit(self, sock: socket.socket, address: Address) -> None:
+        if len(self._arrivals) >= self._most:
+            self._give_up(self._arrivals.oldest, OVERLOADED)
+        arrival = Arrival(sock, address)
+        self._arrivals.add(arrival)
+        self._await_more(arrival)
+
+    def _await_more(self, arrival: Arrival) -> None:
+        self._loop.add_reader(arrival.sock.fileno(), self._on_readable, arrival)
+
+    def _on_readable(self, arrival: Arrival) -> None:
+        self._loop.remove_reader(arrival.sock.fileno())
+        if not self._ready:
+            self._loop.call_soon(self._work)
+        self._ready.append(arrival)
+
+    def _work(self) -> None:
+        """Take the next few a step further."""
+        for _ in range(min(STEPS_PER_TURN, len(self._ready))):
+            arrival = self._ready.popleft()
+            if arrival in self._arrivals:
+                self._advance(arrival)
+        if self._ready:
+            self._loop.call_soon(self._work)
+
+    def _advance(self, arrival: Arrival) -> None:
+        try:
+            complete = arrival.advance(self._context())
+        except BlockingIOError:
+            complete = False
+        except PlainText:
+            self._leave(arrival)
+            visitor = Visitor(arrival.sock, arrival.address)
+            self._farewells.answer(visitor, refuse(*PLAIN))
+            return
+        except OSError as error:
+            reason = getattr(error, "reason", None) or error.strerror
+            self._flood.log(logging.DEBUG, "TLS handshake failed", reason=reason)
+            self._leave(arrival)
+            arrival.sock.close()
+            self._acceptor.rearm()
+            return
+        if not complete:
+            self._await_more(arrival)
+        elif self._complete or not self._hand_over(arrival):
+            self._complete.append(arrival)
+
+    def _context(self) -> ssl.SSLContext:
+        try:
+            if self._certificate.refresh():
+                log.info("certificate read anew")
+        except ConfigError as error:
+            log.warning("the changed certificate is not used", extra={"error": str(error)})
+        return self._certificate.context
+
+    # -- on to the supervisor
+
+    def _hand_over(self, arrival: Arrival) -> bool:
+        """Pass the client on; False where the supervisor takes nobody right now."""
+        assert arrival.tls is not None
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:
+            self._give_up(arrival, NO_DESCRIPTORS)
+            return True
+        with theirs:
+            for end in (ours, theirs):
+                end.setblocking(False)
+            try:
+                ours.send(arrival.head)  # an empty pair takes far more than a head
+                self._channel.send(ipc.Arrived(*arrival.address), [theirs.fileno()])
+            except BlockingIOError:
+                ours.close()
+                self._loop.add_writer(self._channel.fileno(), self._hand_over_the_rest)
+                return False
+            except OSError:
+                # Too many descriptors on their way, or the supervisor is gone and we go too.
+                ours.close()
+                self._give_up(arrival, NO_DESCRIPTORS)
+                return True
+        self._leave(arrival)
+        pump = Pump(arrival.tls, ours, self._pump_ended)
+        self._pumps.add(pump)
+        pump.start()
+        return True
+
+    def _hand_over_the_rest(self) -> None:
+        while self._complete:
+            arrival = self._complete[0]
+            if arrival in self._arrivals and not self._hand_over(arrival):
+                return
+            self._complete.popleft()
+        self._loop.remove_writer(self._channel.fileno())
+
+    # -- leaving
+
+    def _give_up(self, arrival: Arrival, refusal: Refusal) -> None:
+        """Refuse one whose head is not there, if it has said anything that could be answered."""
+        self._leave(arrival)
+        if arrival.tls is None or not arrival.head:
+            arrival.sock.close()
+            self._acceptor.rearm()
+            return
+        try:
+            arrival.tls.write(refuse(*refusal))
+            arrival.tls.say_goodbye()
+            arrival.tls.flush()  # nothing else is in its way
+        except OSError:
+            arrival.sock.close()
+            self._acceptor.rearm()
+        else:
+            self._farewells.see_off(arrival.sock)
+
+    def _leave(self, arrival: Arrival) -> None:
+        self._arrivals.discard(arrival)
+        self._forget(arrival)
+        self._tell_if_done()
+
+    def _forget(self, arrival: Arrival) -> None:
+        self._loop.remove_reader(arrival.sock.fileno())
+
+    def _pump_ended(self, pump: Pump, sock: socket.socket | None) -> None:
+        self._pumps.discard(pump)
+        self._news.set()
+        if sock is None:
+            self._acceptor.rearm()
+        else:
+            self._farewells.see_off(sock)
+
+
+async def serve(channel: ipc.Channel[ipc.ToRelay]) -> None:
+    """Be told what to do, and do it. Raises ConfigError where the certificate is no good now."""
+    received = channel.receive()
+    if received is None:
+        return
+    message, fds = received
+    if not isinstance(message, ipc.Listen):
+        raise IpcError(f"the relay did not expect {type(message).__name__}")
+    listener = socket.socket(fileno=fds[0])
+    style = logs.style(message.log_format)
+    logs.configure(message.log_level, style, color=wants_color(sys.stderr, os.environ))
+    channel.socket.setblocking(False)
+    relay = Relay(
+        channel,
+        listener,
+        Certificate(message.cert, message.key),
+        head_timeout=message.head_timeout,
+        max_heads=message.max_heads,
+    )
+    log.info("TLS relay ready", extra={"pid": os.getpid()})
+    await relay.run()
+
+
+def main() -> None:
+    """`python -m voicepool.tlsrelay LIFELINE`: the control socket is standard input."""
+    linux.name_process("vp-tls-relay")
+    linux.arm_lifeline(int(sys.argv[1]))
+    sock = socket.socket(fileno=0)
+    sock.setblocking(True)
+    with ipc.Channel[ipc.ToRelay](sock, ipc.ToRelay) as channel:
+        try:
+            asyncio.run(serve(channel))
+        except ConfigError as error:
+            log.error("TLS relay cannot start", extra={"error": str(error)})  # noqa: TRY400
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
