@@ -27,13 +27,17 @@ from voicepool.pipeline import SpeechPipelineManager
 from voicepool.session import Session
 from voicepool.spoken import reader
 from voicepool.stages import language_of
+from voicepool.wire.codec import Codec
 from voicepool.wire.realtime.client import MAX_MESSAGE_BYTES
 from voicepool.wire.realtime.config import DEFAULT_MODEL, Defaults
 from voicepool.wire.realtime.protocol import RealtimeProtocol
+from voicepool.wire.rvc.protocol import AHEAD_SECONDS, RvcProtocol
 
 log = logging.getLogger("voicepool.speech")
 
-PATHS = ("/v1/realtime", "/realtime")
+BROWSER_PATH = "/ws"
+"""RealtimeVoiceChat's page calls here."""
+PATHS = ("/v1/realtime", "/realtime", BROWSER_PATH)
 SUBPROTOCOL = "realtime"
 """Browsers cannot send headers, so they offer this beside one that holds their key; the key is
 never selected."""
@@ -54,7 +58,7 @@ def create(settings: Settings | None = None) -> SpeechApp:
 
 
 class SpeechApp:
-    """Speech over the Realtime protocol, see `app.App`, `app.Rehearsing` and `app.Negotiating`."""
+    """Speech over the protocol that the path names; see `app.App`, `Rehearsing`, `Negotiating`."""
 
     def __init__(
         self,
@@ -127,28 +131,35 @@ class SpeechApp:
 
     async def serve(self, websocket: ServerConnection) -> None:
         session_id = _new_id("sess")
-        defaults = Defaults(
-            session_id=session_id,
-            expires_at=int(time.time() + self._call_limit),
-            model=_requested_model(websocket),
-            voice=next(iter(self._engines.tts.voices), "default"),
-        )
-        protocol = RealtimeProtocol(defaults, _new_id)
+        codec, ahead = self._codec(websocket, session_id)
         talker = caller.get(None)
         rehearsed = talker is not None and not talker.host
         engines = rehearsal.rehearsing(self._engines) if rehearsed else self._engines
         with logs.context(session=session_id, connection=talker.connection if talker else None):
             async with SpeechPipelineManager(
-                engines, protocol.settings, speculate=self._speculate
+                engines, codec.settings, speculate=self._speculate, ahead=ahead
             ) as pipeline:
                 session = Session(
                     websocket,
-                    protocol,
+                    codec,
                     pipeline,
                     call_limit=self._call_limit,
                     log_level=logging.DEBUG if rehearsed else logging.INFO,
                 )
                 await session.run()
+
+    def _codec(self, websocket: ServerConnection, session_id: str) -> tuple[Codec, float | None]:
+        """The protocol of the path, and by how much a reply's sound may be ahead of its playing."""
+        voice = next(iter(self._engines.tts.voices), "default")
+        if urlsplit(_target(websocket)).path == BROWSER_PATH:
+            return RvcProtocol(voice=voice), AHEAD_SECONDS
+        defaults = Defaults(
+            session_id=session_id,
+            expires_at=int(time.time() + self._call_limit),
+            model=_requested_model(websocket),
+            voice=voice,
+        )
+        return RealtimeProtocol(defaults, _new_id), None
 
 
 def _new_id(prefix: str) -> str:
@@ -156,9 +167,12 @@ def _new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(10)}"
 
 
+def _target(websocket: ServerConnection) -> str:
+    return websocket.request.path if websocket.request else ""
+
+
 def _requested_model(websocket: ServerConnection) -> str:
     """The `model` of the URL, echoed; OpenAI's clients always send one of OpenAI's names."""
-    path = websocket.request.path if websocket.request else ""
-    names = parse_qs(urlsplit(path).query).get("model", [])
+    names = parse_qs(urlsplit(_target(websocket)).query).get("model", [])
     name = names[0] if names else ""
     return name if name.isprintable() and 0 < len(name) <= MAX_MODEL_NAME else DEFAULT_MODEL

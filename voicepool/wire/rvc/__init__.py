@@ -1,0 +1,1 @@
+"""The protocol of RealtimeVoiceChat's browser client, as its page speaks it."""
