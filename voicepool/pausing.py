@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from voicepool.completeness import FINISHED, UNFINISHED, completeness
+from voicepool.completeness import FINISHED, LIKELY_UNFINISHED, UNFINISHED, completeness
 from voicepool.engines.base import Transcript
-from voicepool.stages import Utterance
+from voicepool.stages import StageFailed, Utterance
 from voicepool.tasks import TaskSet
 
 
@@ -18,38 +18,52 @@ class Pause:
         """`on_understood` is told the completeness of what was said, during that pause alone."""
         self._tasks = tasks
         self._on_understood = on_understood
-        self._snapshot: asyncio.Task[Transcript] | None = None
+        self._look: asyncio.Task[None] | None = None
 
-    def begin(self, utterance: Utterance, language: str | None) -> asyncio.Task[Transcript]:
-        """Ask what has been said; raises StageFailed in the task. `language` is a hint."""
+    def begin(
+        self,
+        utterance: Utterance,
+        language: str | None,
+        and_then: Callable[[Transcript], None] = lambda transcript: None,
+    ) -> None:
+        """Ask what has been said, and tell `and_then` of it, even if the turn is over by then.
+        `language` is a hint."""
         utterance.hold()
-        self._snapshot = snapshot = self._tasks.spawn(utterance.snapshot())
-        snapshot.add_done_callback(lambda done: self._understood(done, language))
-        return snapshot
+        self._look = self._tasks.spawn(self._ask(utterance, language, and_then))
 
     def end(self) -> None:
-        """The turn is over. Whoever waits for the snapshot still gets it: the recogniser makes it
-        before the final transcript."""
-        self._snapshot = None
+        """The turn is over."""
+        self._look = None
 
     def break_off(self) -> None:
         """The caller goes on, or nobody wants the turn any more."""
-        if self._snapshot is not None:
-            self._snapshot.cancel()
-            self._snapshot = None
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
 
-    def _understood(self, snapshot: asyncio.Task[Transcript], language: str | None) -> None:
-        # The pause may have ended between the snapshot's end and this call.
-        if snapshot is not self._snapshot or snapshot.cancelled() or snapshot.exception():
-            return
-        judged = judge(snapshot.result(), language)
-        if judged is not None:
+    async def _ask(
+        self, utterance: Utterance, language: str | None, and_then: Callable[[Transcript], None]
+    ) -> None:
+        try:
+            transcript = await utterance.snapshot()
+        except StageFailed:
+            return  # told when the turn is transcribed
+        # No step on the loop between here and the end: where the turn is over, its final transcript
+        # comes next, and could overtake what is told now.
+        judged = judge(transcript, language)
+        if judged is not None and self._look is asyncio.current_task():
             self._on_understood(judged)
+        and_then(transcript)
 
 
 def judge(transcript: Transcript, language: str | None) -> float | None:
     """The completeness of a transcript; None where nothing was understood. `language` is what the
     caller is said to speak, where the recogniser does not tell."""
-    if transcript.complete is not None:
-        return FINISHED if transcript.complete else UNFINISHED
-    return completeness(transcript.text, transcript.language or language or "")
+    if transcript.complete:
+        return FINISHED
+    spoken = transcript.language or language or ""
+    if transcript.beginning:
+        words = completeness(transcript.beginning, spoken) or UNFINISHED
+        # Even if it is none that the recogniser knows: "hello" is all that some say.
+        return words if words == FINISHED else min(words, LIKELY_UNFINISHED)
+    return completeness(transcript.text, spoken)

@@ -36,6 +36,7 @@ from voicepool.events import (
     PipelineEvent,
     PipelineSettings,
     ResponseRequest,
+    Said,
     SpeechStarted,
     SpeechStopped,
     TranscriptFailed,
@@ -128,7 +129,7 @@ class SpeechPipelineManager:
         )
         self._input = asyncio.Lock()
         self._last_turn: _Turn | None = None
-        self._speculator = Speculator(self._tasks, self._generate)
+        self._speculator = Speculator(self._generate)
         self._pause = Pause(self._tasks, self._listener.understand)
         self._closed = False
 
@@ -291,9 +292,11 @@ class SpeechPipelineManager:
         ahead = self._speculate and turns.create_response and not self._replies.busy
         if not ahead and turns.patience is None:
             return
-        snapshot = self._pause.begin(utterance, self._settings.language)
+        language = self._settings.language
         if ahead:
-            self._speculator.begin(snapshot, self._ask_ahead)
+            self._pause.begin(utterance, language, self._speculator.begin(self._ask_ahead))
+        else:
+            self._pause.begin(utterance, language)
 
     def turn_resumed(self, utterance: Utterance) -> None:
         """It was not over."""
@@ -396,17 +399,34 @@ class SpeechPipelineManager:
         settings = self._settings
 
         async def prepare(response: Response) -> Generation:
+            await self._understood(response, request)
+            said = self.history.messages()
             if request.messages is not None:
-                said = [await _said(message) for message in request.messages]
-            else:
-                await self._last_transcribed(response)
-                await self._clips.settled()
-                said = self.history.messages()
+                said = [
+                    message for given in request.messages for message in await self._messages(given)
+                ]
             return self._generate(*asking.asked(settings, request, said))
 
         response = self._response(request, time.monotonic(), prepare)
         response.requested = True
         return response
+
+    async def _understood(self, response: Response, request: ResponseRequest) -> None:
+        """Wait for the words that the request is about."""
+        given = request.messages
+        if given is None or any(isinstance(message, Said) for message in given):
+            await self._last_transcribed(response)
+            await self._clips.settled()
+
+    async def _messages(self, given: Message | Said | asyncio.Task[str]) -> list[Message]:
+        match given:
+            case Message():
+                return [given]
+            case Said(item_id):
+                return self.history.said(item_id)
+            case _:
+                # Shielded: a response that is cancelled leaves the clip's words to others.
+                return [Message("user", await asyncio.shield(given))]
 
     async def _last_transcribed(self, response: Response) -> None:
         turn = self._last_turn
@@ -454,13 +474,6 @@ class SpeechPipelineManager:
         self._speculator.discard()  # where the response ended before it took it
         if not self._listener.in_turn:
             self._listener.expect_speech(unplayed)
-
-
-async def _said(message: Message | asyncio.Task[str]) -> Message:
-    # Shielded: a response that is cancelled must not take the clip's words from another.
-    return (
-        message if isinstance(message, Message) else Message("user", await asyncio.shield(message))
-    )
 
 
 def _ignore(item_id: str, text: str) -> None:

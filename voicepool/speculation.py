@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from voicepool.asking import Asked
 from voicepool.engines.base import ChatRequest, Transcript
 from voicepool.generation import Generation, Voice
-from voicepool.stages import StageFailed
-from voicepool.tasks import TaskSet
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Ahead:
-    task: asyncio.Task[None] = field(init=False)
     asked: Asked | None = None
     generation: Generation | None = None
 
     def cancel(self) -> None:
-        self.task.cancel()
         if self.generation is not None:
             self.generation.cancel()
 
@@ -28,29 +23,22 @@ class _Ahead:
 class Speculator:
     """At most one reply that nobody has been told of. Whatever is not taken is cancelled."""
 
-    def __init__(self, tasks: TaskSet, generate: Callable[[ChatRequest, Voice | None], Generation]):
-        self._tasks = tasks
+    def __init__(self, generate: Callable[[ChatRequest, Voice | None], Generation]) -> None:
         self._generate = generate
         self._ahead: _Ahead | None = None
 
-    def begin(self, snapshot: asyncio.Task[Transcript], ask: Callable[[str], Asked]) -> None:
-        """Begin the reply to what the caller has said so far; `ask` says what to ask about it."""
+    def begin(self, ask: Callable[[str], Asked]) -> Callable[[Transcript], None]:
+        """A reply is wanted; it begins when what is returned is told what the caller has said so
+        far, unless nobody wants it by then. `ask` says what to ask about the words."""
         self.discard()
         self._ahead = ahead = _Ahead()
-        ahead.task = self._tasks.spawn(self._reply(ahead, snapshot, ask))
 
-    async def _reply(
-        self, ahead: _Ahead, snapshot: asyncio.Task[Transcript], ask: Callable[[str], Asked]
-    ) -> None:
-        try:
-            # Shielded: others wait for it too.
-            transcript = await asyncio.shield(snapshot)
-        except StageFailed:
-            return  # told when the turn is transcribed
-        if transcript.unsaid:
-            return
-        ahead.asked = ask(transcript.text.strip())
-        ahead.generation = self._generate(*ahead.asked)
+        def reply(transcript: Transcript) -> None:
+            if ahead is self._ahead and not transcript.unsaid:
+                ahead.asked = ask(transcript.text.strip())
+                ahead.generation = self._generate(*ahead.asked)
+
+        return reply
 
     def take(self, asked: Asked) -> Generation | None:
         """The reply, if it is one to just this: the same conversation, words and settings."""

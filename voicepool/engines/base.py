@@ -142,9 +142,10 @@ class Transcript:
     """In [0, 1], where the engine has one."""
     rejected: str = ""
     """Why a recogniser with a closed phrase set did not take its best guess; "" if it did."""
-    complete: bool | None = None
-    """Whether it is a whole phrase of such a set, or the beginning of one; None where only its
-    words can tell."""
+    beginning: str = ""
+    """What such a recogniser heard of a phrase that it expects to go on; `text` is "" then."""
+    complete: bool = False
+    """Whether `text` is known to be all of a phrase; without it only the words can tell."""
     language: str = ""
     """What it is in, as ISO 639-1; "" where the engine does not tell."""
 

@@ -121,15 +121,15 @@ class PhraseRecognizer:
             return _refuse("nothing like a phrase")
         confidence = plausibility.confidence(heard)
         if self.phrasebook.match(heard.text) is None:
-            # Only a likely one is the beginning of a phrase, and not of anything else.
-            return _refuse("an unfinished phrase", complete=None if confidence < 0.5 else False)
+            # Only where it is likely: anything else that is said has to begin like a phrase too.
+            return _refuse("an unfinished phrase", beginning=heard.text if confidence > 0.5 else "")
         if self.reject and confidence < 0.5:
             return _refuse("an unlikely phrase", confidence)
         return Transcript(heard.text, final=True, confidence=confidence, complete=True)
 
 
-def _refuse(why: str, confidence: float = 0.0, *, complete: bool | None = None) -> Transcript:
-    return Transcript("", final=True, confidence=confidence, rejected=why, complete=complete)
+def _refuse(why: str, confidence: float = 0.0, *, beginning: str = "") -> Transcript:
+    return Transcript("", final=True, confidence=confidence, rejected=why, beginning=beginning)
 
 
 class PhraseStream:
@@ -254,12 +254,18 @@ def _decode(decoder: Any, pcm: bytes) -> tuple[str, list[Any]]:
         decoder.start_utt()
         try:
             decoder.process_raw(pcm, False, True)
+            # Once it is ended, a phrase that is not complete has never been.
+            unfinished = _best_guess(decoder)
         finally:
             decoder.end_utt()  # else the next utterance could not start
     except RuntimeError as error:
         raise EngineError(f"pocketsphinx failed: {error}") from error
+    return _best_guess(decoder) or unfinished or ("", [])
+
+
+def _best_guess(decoder: Any) -> tuple[str, list[Any]] | None:
     found = decoder.hyp()
-    return ("", []) if found is None else (found.hypstr, list(decoder.seg()))
+    return None if found is None else (found.hypstr, list(decoder.seg()))
 
 
 def _segment(found: Any, phones: int, scale: int = 1) -> Segment:
