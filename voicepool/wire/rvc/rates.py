@@ -34,6 +34,8 @@ JUMP_MS = 2000
 """The page slept, or its clock was set: what came before tells nothing any more."""
 
 _CLOCK = 1 << 32
+_PERIODS = 1000 / np.array(COMMON_RATES)[:, np.newaxis]
+"""Of a sample in ms, a row for each rate."""
 
 
 class RateMeter:
@@ -63,9 +65,7 @@ class RateMeter:
             return
         self._times.append(self._times[-1] + passed)
         self._ends.append(self._ends[-1] + samples)
-        if self._times[-1] < SHORTEST_MS:
-            return
-        found = self._find()
+        found = self._find() if self._times[-1] >= SHORTEST_MS else None
         if found is not None:
             self._learn(found)
         if found is not None or self._times[-1] > LONGEST_MS or len(self._times) > MOST_BLOCKS:
@@ -92,10 +92,8 @@ def _only_rate(times: NDArray[np.int64], ends: NDArray[np.int64]) -> int | None:
     """The rate at which blocks sent at `times` (ms) that end with sample `ends` make sense."""
     if len(times) < 2 * PARTS:
         return None
-    spreads = {}
-    for rate in COMMON_RATES:
-        delays = times - ends * (1000 / rate)
-        least = [part.min() for part in np.array_split(delays, PARTS)]
-        spreads[rate] = max(least) - min(least)
-    best = min(spreads, key=spreads.__getitem__)
-    return best if spreads[best] <= TOLERANCE * (times[-1] - times[0]) else None
+    delays = times - ends * _PERIODS
+    least = np.minimum.reduceat(delays, np.arange(PARTS) * len(times) // PARTS, axis=1)
+    spreads = np.ptp(least, axis=1)
+    best = int(np.argmin(spreads))
+    return COMMON_RATES[best] if spreads[best] <= TOLERANCE * (times[-1] - times[0]) else None
