@@ -5,9 +5,20 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from voicepool.events import PipelineEvent, ResponseAudio, ResponseText, SpeechStopped
-from voicepool.outbox import MOST_DELTAS, MOST_EVENTS, Outbox
+from tests.calls import ManualClock
+from voicepool.events import (
+    MessageDone,
+    PipelineEvent,
+    ResponseAudio,
+    ResponseText,
+    SpeechStopped,
+)
+from voicepool.outbox import MOST_DELTAS, MOST_EVENTS, PIECE, Outbox, Pace
+from voicepool.playback import Loudspeaker
 
 RATE = 16_000
 
@@ -126,3 +137,161 @@ async def test_closing_ends_a_reader_that_waits() -> None:
     await settle()
     outbox.close()
     assert await reader is None
+
+
+# --- sound that is held back -----------------------------------------------------------------
+
+AHEAD = 0.3
+
+
+class Paced(Outbox):
+    """An outbox whose caller plays what was taken, by a clock that a test moves."""
+
+    def __init__(self, ahead: float = AHEAD) -> None:
+        self.clock = ManualClock()
+        self.loudspeaker = Loudspeaker()
+        super().__init__(Pace(self.loudspeaker, self.clock, ahead))
+
+    async def put_sound(self, seconds: float) -> None:
+        await self.put_delta(
+            sound(seconds), lambda taken: void(self.loudspeaker.send(taken, self.clock()))
+        )
+
+    async def take_all(self) -> list[PipelineEvent]:
+        """What may be taken now."""
+        taken: list[PipelineEvent] = []
+
+        async def read() -> None:
+            while (event := await self.take()) is not None:
+                taken.append(event)
+
+        reader = asyncio.create_task(read())
+        await settle()
+        reader.cancel()
+        return taken
+
+
+def void(_: object) -> None:
+    """Callbacks return nothing."""
+
+
+def seconds_of(events: list[PipelineEvent]) -> float:
+    return sum(len(each.samples) / each.rate for each in events if isinstance(each, ResponseAudio))
+
+
+async def test_sound_goes_out_as_it_is_played() -> None:
+    outbox = Paced()
+    for _ in range(20):
+        await outbox.put_sound(2 * PIECE)
+    assert seconds_of(await outbox.take_all()) == pytest.approx(AHEAD)
+    assert await outbox.take_all() == []
+    outbox.clock.now += 2 * PIECE
+    assert seconds_of(await outbox.take_all()) == pytest.approx(2 * PIECE)
+    outbox.clock.now += PIECE / 2
+    assert await outbox.take_all() == [], "there is no room for a whole piece"
+    outbox.clock.now += 60
+    assert seconds_of(await outbox.take_all()) == pytest.approx(AHEAD), "it had run dry"
+
+
+async def test_what_follows_in_the_reply_waits_and_what_is_told_of_the_caller_does_not() -> None:
+    outbox = Paced()
+    await outbox.put_sound(0.5)
+    await outbox.put_delta(text(1))
+    outbox.put(MessageDone("resp", "item", 0, "1", True))
+    outbox.put(note(1))
+    outbox.put(note(2))
+    taken = await outbox.take_all()
+    assert [each for each in taken if not isinstance(each, ResponseAudio)] == [note(1), note(2)]
+    outbox.clock.now += 1
+    rest = await outbox.take_all()
+    assert seconds_of(taken) + seconds_of(rest) == pytest.approx(0.5)
+    assert rest[-2:] == [text(1), MessageDone("resp", "item", 0, "1", True)]
+
+
+async def test_what_is_held_back_can_be_taken_back() -> None:
+    outbox = Paced()
+    await outbox.put_sound(1.0)
+    taken = await outbox.take_all()
+    outbox.put(note(1))
+    left = outbox.withdraw(lambda _: True)
+    assert seconds_of(taken) + seconds_of([*left]) == pytest.approx(1.0)
+    assert await outbox.take_all() == [note(1)]
+
+
+async def test_a_reader_who_waits_for_sound_gets_what_comes_in_its_place() -> None:
+    outbox = Paced(ahead=1e9)
+    await outbox.put_sound(PIECE)
+    await outbox.take()
+    outbox.loudspeaker.plays_until = outbox.clock() + 2e9
+    await outbox.put_sound(1.0)
+    reader = asyncio.create_task(outbox.take())
+    await settle()
+    assert not reader.done(), "it has decades to wait"
+    outbox.withdraw(lambda _: True)
+    outbox.put(note(1))
+    assert await reader == note(1)
+
+
+async def test_a_reader_is_woken_when_the_sound_is_due() -> None:
+    outbox = Paced()
+    outbox._pace = Pace(outbox.loudspeaker, asyncio.get_running_loop().time, 0.05)
+    outbox.clock = asyncio.get_running_loop().time  # type: ignore[assignment]
+    await outbox.put_sound(0.15)
+    async with asyncio.timeout(20):
+        taken = [await outbox.take() for _ in range(3)]
+    assert seconds_of([each for each in taken if each]) == pytest.approx(0.15)
+
+
+async def test_letting_go_is_waiting_until_nothing_is_held_back() -> None:
+    unpaced = Outbox()
+    await unpaced.put_delta(sound(9.0))
+    await unpaced.let_go()
+    outbox = Paced()
+    await outbox.put_sound(0.5)
+    waiting = asyncio.create_task(outbox.let_go())
+    await outbox.take_all()
+    assert not waiting.done()
+    outbox.clock.now += 0.3
+    await outbox.take_all()
+    await settle()
+    assert waiting.done()
+    await outbox.put_sound(0.5)
+    waiting = asyncio.create_task(outbox.let_go())
+    await settle()
+    outbox.close()
+    await waiting
+
+
+async def test_a_closed_outbox_holds_nothing_back() -> None:
+    outbox = Paced()
+    await outbox.put_sound(1.0)
+    outbox.close()
+    assert seconds_of(await outbox.take_all()) == pytest.approx(1.0)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.floats(0.01, 1.0),
+    st.lists(st.floats(0.001, 0.5), max_size=20),
+    st.lists(st.floats(0, 0.4), max_size=20),
+)
+def test_no_more_is_ahead_than_was_allowed(
+    ahead: float, sounds: list[float], waits: list[float]
+) -> None:
+    async def play() -> None:
+        outbox = Paced(ahead)
+        for seconds in sounds:
+            await outbox.put_sound(seconds)
+        made = seconds_of([*(each.event for each in outbox._queue)])
+        sent = 0.0
+        for wait in (0.0, *waits, 1e6, *[1e6] * 1_000):
+            outbox.clock.now += wait
+            taken = seconds_of(await outbox.take_all())
+            sent += taken
+            # A piece longer than what is allowed goes out when nothing else is left to play.
+            assert outbox.loudspeaker.remaining(outbox.clock()) <= max(ahead, PIECE) + 0.002
+            if not len(outbox):
+                break
+        assert sent == pytest.approx(made)
+
+    asyncio.run(play())
