@@ -158,6 +158,17 @@ class Pool:
         room = len(self._state.waiting) < self._state.settings.max_waiting
         return room or (self._roster.idle > 0 and self._may_assign)
 
+    @property
+    def inviting(self) -> bool:
+        """Whether a balancer should send callers here.
+
+        A full house is no reason not to, as it is for `ready`: a caller leaves, and a worker comes.
+        Failing workers are, where nobody else is idle: here callers would only wait in vain.
+        """
+        if self._state.draining or self._staffing.hopeless:
+            return False
+        return self._roster.idle > 0 or not self._staffing.backoff.failures
+
     def footprint(self, worker: int) -> tuple[int | None, int | None]:
         """A live worker's latest private host bytes and VRAM; None for what was not measured."""
         return self._state.ledger.measured(worker)

@@ -25,6 +25,13 @@ class Settings:
     port: int = setting(
         "server", 8000, "port to listen on; 0 takes a free one", least=0, most=65535
     )
+    agent_port: int = setting(
+        "server",
+        0,
+        "port for HAProxy's agent-check on the same address; 0: none",
+        least=0,
+        most=65535,
+    )
     api_keys: tuple[str, ...] = setting(
         "server", (), "keys that let a caller in; none: anyone may call", secret=True
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import voicepool
 from voicepool import logs
+from voicepool.agentcheck import AgentPortTaken
 from voicepool.config import CLIENT_URL, Settings
 from voicepool.logs import escape
 from voicepool.quantities import format_duration
@@ -126,10 +127,12 @@ def cannot_start(error: OSError, settings: Settings) -> str:
             f"runtime_dir: {error.filename}: {error.strerror}; "
             "name a folder that can be written, or leave it unset"
         )
-    address = f"{settings.host}:{settings.port}"
+    agent = isinstance(error, AgentPortTaken)
+    port, flag = (settings.agent_port, "agent-port") if agent else (settings.port, "port")
+    address = f"{settings.host}:{port}"
     remedies = {
-        errno.EADDRINUSE: "is taken by another program; stop it, or choose another --port",
-        errno.EACCES: "needs privileges that this user has not; choose a --port above 1023",
+        errno.EADDRINUSE: f"is taken by another program; stop it, or choose another --{flag}",
+        errno.EACCES: f"needs privileges that this user has not; choose a --{flag} above 1023",
         errno.EADDRNOTAVAIL: "is no address of this machine; choose another --host",
     }
     if error.errno in remedies:

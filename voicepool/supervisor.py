@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 from voicepool import ipc, linux, pool, tlsfiles
+from voicepool.agentcheck import AgentCheck, listen_for_agents
 from voicepool.answers import refuse
 from voicepool.callers import Candidate, WaitingRoom
 from voicepool.config import Settings
@@ -61,8 +62,9 @@ class Supervisor:
         listener: socket.socket,
         runtime: RuntimeDir,
         announce: Callable[[Progress], None],
+        agents: socket.socket | None = None,
     ) -> None:
-        """Owns `listener` and `runtime`; `announce` must not block."""
+        """Owns the sockets and `runtime`; `announce` must not block. `agents`: the agent port."""
         self.settings = settings
         self.url = _url(listener, secure=bool(settings.tls_cert))
         self.started_at = time.time()
@@ -86,6 +88,9 @@ class Supervisor:
             lambda visitor: self.reception.receive(visitor),
             head_timeout=settings.head_timeout,
             max_heads=settings.max_heads,
+        )
+        self._agents = (
+            AgentCheck(agents, lambda: self._came_up and self.pool.inviting) if agents else None
         )
         self._waiting = WaitingRoom(lambda number: self._tell(pool.ConnectionLost(number)))
         self.forker = Forker(settings, runtime.path, self)
@@ -114,6 +119,8 @@ class Supervisor:
         try:
             await self.probe.prepare()
             self.door.open()
+            if self._agents is not None:
+                self._agents.open()
             prober = self._loop.create_task(self.probe.run())
             self.forker.start()
             self._report()
@@ -162,6 +169,8 @@ class Supervisor:
         await self.probe.close()
         await self.forker.close()
         await self.door.close(FAREWELL_SECONDS)
+        if self._agents is not None:
+            await self._agents.close()
         self._waiting.close()
         self._reap()
         self._runtime.close()
@@ -425,10 +434,15 @@ async def supervise(
     with contextlib.ExitStack() as undo:
         listener = listen(settings.host, settings.port)
         undo.callback(listener.close)
+        agents = (
+            listen_for_agents(settings.host, settings.agent_port) if settings.agent_port else None
+        )
+        if agents is not None:
+            undo.callback(agents.close)
         runtime = RuntimeDir(settings.runtime_dir)
         undo.callback(runtime.close)
         supervisor = Supervisor(
-            settings, listener, runtime, lambda step: announce(supervisor, step)
+            settings, listener, runtime, lambda step: announce(supervisor, step), agents
         )
         undo.pop_all()
     return await supervisor.run()
