@@ -13,6 +13,7 @@ import os
 import queue
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -60,6 +61,8 @@ class PoolServer:
             start_new_session=own_session,
         )
         self.url = ""
+        self.trust: ssl.SSLContext | None = None
+        """How to call one that speaks TLS."""
         self.may_log_tracebacks = False
         self.progress: list[dict[str, Any]] = []
         self.logs: list[dict[str, Any]] = []
@@ -122,12 +125,16 @@ class PoolServer:
 
     @property
     def address(self) -> tuple[str, int]:
-        host, _, port = self.url.removeprefix("ws://").rpartition(":")
+        host, _, port = self.url.partition("://")[2].rpartition(":")
         return host.strip("[]"), int(port)
 
     def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
         """An HTTP request; status and JSON body."""
-        connection = http.client.HTTPConnection(*self.address, timeout=DEADLINE)
+        connection = (
+            http.client.HTTPSConnection(*self.address, timeout=DEADLINE, context=self.trust)
+            if self.trust
+            else http.client.HTTPConnection(*self.address, timeout=DEADLINE)
+        )
         try:
             connection.request(method, path, headers=headers)
             response = connection.getresponse()
@@ -171,7 +178,7 @@ class PoolServer:
     def call(self, path: str = "/echo", **options: Any) -> ClientConnection:
         """A WebSocket client."""
         options.setdefault("open_timeout", DEADLINE)
-        client: ClientConnection = connect(self.url + path, proxy=None, **options)
+        client: ClientConnection = connect(self.url + path, proxy=None, ssl=self.trust, **options)
         return client
 
     def socket(self) -> socket.socket:

@@ -6,9 +6,11 @@ import asyncio
 import json
 import os
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from websockets.asyncio.client import ClientConnection
@@ -70,17 +72,18 @@ class _Full(CallError):
 
 @asynccontextmanager
 async def connect(
-    url: str, api_key: str, wait: float, tell: Callable[[str], None]
+    url: str, api_key: str, wait: float, tell: Callable[[str], None], cafile: Path | None = None
 ) -> AsyncIterator[ClientConnection]:
-    """A connection to `url` for the block; closed after it.
+    """A connection to `url` for the block; closed after it. `cafile` is for `trusting`.
 
     While the server is full, tries again for up to `wait` seconds, and tells so each time.
     Raises CallError.
     """
     deadline = time.monotonic() + wait
+    context = trusting(cafile) if url.startswith("wss:") else None
     while True:
         try:
-            websocket = await _open(url, api_key)
+            websocket = await _open(url, api_key, context)
             break
         except _Full as full:
             left = deadline - time.monotonic()
@@ -93,13 +96,24 @@ async def connect(
         yield websocket
 
 
-async def _open(url: str, api_key: str) -> ClientConnection:
+def trusting(cafile: Path | None) -> ssl.SSLContext:
+    """TLS with servers whose certificate the system trusts, or, if named, who lead to one of those
+    in `cafile` (PEM). Raises CallError (USAGE)."""
+    try:
+        return ssl.create_default_context(cafile=cafile)
+    except OSError as error:  # ssl.SSLError is one, and has no words for people
+        why = "no certificates in it" if isinstance(error, ssl.SSLError) else error.strerror
+        raise CallError(f"--cafile: {cafile}: {why}", ExitCode.USAGE) from error
+
+
+async def _open(url: str, api_key: str, context: ssl.SSLContext | None) -> ClientConnection:
     host = urlsplit(url).hostname or ""
     try:
         return await websocket_connect(
             url,
             additional_headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
             compression=None,
+            ssl=context,
             # A proxy from the environment cannot reach this machine's own loopback.
             proxy=None if is_loopback(host) else True,
             open_timeout=OPEN_TIMEOUT,
@@ -122,7 +136,20 @@ async def _open(url: str, api_key: str) -> ClientConnection:
 
 
 def no_server(url: str, error: OSError) -> CallError:
-    """Nobody listens at `url`, or it cannot be reached."""
+    """Nobody listens at `url`, or it cannot be reached, or not be trusted."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = escape(error.verify_message.rstrip("."))
+        return CallError(
+            f"the certificate of {url} is not trusted ({why}); "
+            "if its authority is your own, name the file with that one's: --cafile FILE",
+            ExitCode.UNREACHABLE,
+        )
+    if isinstance(error, ssl.SSLError):
+        why = escape((error.reason or str(error)).replace("_", " ").lower())
+        return CallError(
+            f"no TLS with {url} ({why}); a server without TLS is called by ws:// or http://",
+            ExitCode.UNREACHABLE,
+        )
     # asyncio words its errors for programmers; a resolver's numbers are no errno.
     resolver = isinstance(error, socket.gaierror)
     why = os.strerror(error.errno) if error.errno and not resolver else str(error.strerror or error)

@@ -309,6 +309,12 @@ def _add_server(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--api-key", metavar="KEY", help="the server's key; VOICEPOOL_API_KEY is more private"
     )
+    parser.add_argument(
+        "--cafile",
+        metavar="FILE",
+        type=Path,
+        help="trust servers by the certificates in this file, PEM (default: the system's)",
+    )
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:

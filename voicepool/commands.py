@@ -102,6 +102,7 @@ def talk(args: argparse.Namespace) -> ExitCode:
         file=args.file,
         out=out,
         api_key=api_key,
+        cafile=args.cafile,
         fast=args.fast,
         wait=args.wait,
         timeout=args.timeout,
@@ -181,12 +182,12 @@ def status(args: argparse.Namespace) -> ExitCode:
     url, api_key = config.client(args.url, args.api_key, os.environ)
     console = Console(highlight=False)
     if args.json:
-        print(json.dumps(fetch(url, api_key), indent=2))
+        print(json.dumps(fetch(url, api_key, args.cafile), indent=2))
     elif args.once or not console.is_terminal:
-        console.print(render(fetch(url, api_key)))
+        console.print(render(fetch(url, api_key, args.cafile)))
     else:
         with contextlib.suppress(KeyboardInterrupt):
-            watch(url, api_key, console)
+            watch(url, api_key, console, args.cafile)
     return ExitCode.OK
 
 

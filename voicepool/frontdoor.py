@@ -85,7 +85,7 @@ class FrontDoor:
         max_heads: int,
     ) -> None:
         """`on_visitor` gets each visitor whose head is complete, and owns it from then on."""
-        self._doorway = doorway
+        self.doorway = doorway
         loop = asyncio.get_running_loop()
         self.farewells = Farewells(loop, doorway.rearm)
         self._heads = Heads(loop, on_visitor, self.farewells, timeout=head_timeout, most=max_heads)
@@ -95,14 +95,9 @@ class FrontDoor:
         """Visitors whose head is incomplete."""
         return len(self._heads)
 
-    @property
-    def pid(self) -> int | None:
-        """Of the process at the doorway, if there is one."""
-        return self._doorway.pid
-
     def open(self) -> None:
         """Begin to accept."""
-        self._doorway.open(lambda sock, address: self._heads.add(Visitor(sock, address)))
+        self.doorway.open(lambda sock, address: self._heads.add(Visitor(sock, address)))
 
     async def shut(self, patience: float) -> None:
         """Take in who stands in the accept queue, then close the listener.
@@ -110,13 +105,13 @@ class FrontDoor:
         They reach `on_visitor` if their head is there within `patience` seconds where it takes a
         handshake to see it, else at once; the others are cut off.
         """
-        await self._doorway.shut(patience)
+        await self.doorway.shut(patience)
         self._heads.close()
 
     async def close(self, patience: float) -> None:
         """Once shut: see off who is left, for at most so many seconds."""
         await self.farewells.close(patience)
-        await self._doorway.close()
+        await self.doorway.close()
 
 
 class Heads:

@@ -31,7 +31,10 @@ class Doorway(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """Of the process that works for it, until it has been reaped."""
+        """Of the process that works for it, until it has been reaped; None where there is none."""
+
+    restarts: int
+    """How often that process had to be started again."""
 
     def open(self, admit: Admit) -> None:
         """Begin to accept. Raises OSError."""
@@ -50,9 +53,14 @@ class Acceptor:
     """Accepts from a listening socket, and owns it."""
 
     pid = None
+    restarts = 0
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(
+        self, listener: socket.socket, on_rested: Callable[[], None] | None = None
+    ) -> None:
+        """`on_rested` is called when it has rested for lack of descriptors; None: it goes on."""
         self._listener = listener
+        self._on_rested = on_rested or self.rearm
         self._loop = asyncio.get_running_loop()
         self._armed = False
         self._admit: Admit | None = None
@@ -90,10 +98,14 @@ class Acceptor:
                 if not self._accept_one():
                     return
         except OSError as error:
-            # Readable for as long as somebody waits: polling it on would spin.
-            log.warning("out of file descriptors", extra={"error": error.strerror})
-            self._disarm()
-            self._loop.call_later(REARM_SECONDS, self.rearm)
+            self.rest(error)
+
+    def rest(self, shortage: OSError) -> None:
+        """Accept nobody for a while: there is no descriptor left. Else it would spin, being
+        readable for as long as somebody waits."""
+        log.warning("out of file descriptors", extra={"error": shortage.strerror})
+        self._disarm()
+        self._loop.call_later(REARM_SECONDS, self._on_rested)
 
     def _accept_one(self) -> bool:
         """False when nobody waits. Raises OSError when this process has no descriptor left."""

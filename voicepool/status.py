@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from voicepool.calling import http_url, no_server
+from voicepool.calling import http_url, no_server, trusting
 from voicepool.config import is_loopback
 from voicepool.errors import CallError, ExitCode
 from voicepool.logs import escape
@@ -36,20 +37,24 @@ _STATE_STYLES = {
 }
 
 
-def fetch(url: str, api_key: str) -> dict[str, Any]:
-    """The server's `/status`. `url` may be its address in any form. Raises CallError."""
+def fetch(url: str, api_key: str, cafile: Path | None = None) -> dict[str, Any]:
+    """The server's `/status`. `url` may be its address in any form, `cafile` is for
+    `calling.trusting`. Raises CallError."""
     address = http_url(url, "/status")
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     request = urllib.request.Request(address, headers=headers)
     # A proxy from the environment cannot reach this machine's own loopback.
     own = is_loopback(urlsplit(address).hostname or "")
-    opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if own else []))
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})] if own else []
+    if address.startswith("https:"):
+        handlers.append(urllib.request.HTTPSHandler(context=trusting(cafile)))
+    opener = urllib.request.build_opener(*handlers)
     try:
         with opener.open(request, timeout=TIMEOUT) as response:
             return _checked(json.loads(response.read(_LARGEST)), address)
     except urllib.error.HTTPError as error:
         with error:
-            raise _refused(error.code, address) from error
+            raise _refused(error.code, address, _why(error)) from error
     except urllib.error.URLError as error:
         reason = error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason))
         raise no_server(address, reason) from error
@@ -69,7 +74,15 @@ def _stranger(address: str) -> CallError:
     return CallError(f"what answers at {address} is not voicepool", ExitCode.UNREACHABLE)
 
 
-def _refused(status: int, address: str) -> CallError:
+def _why(error: urllib.error.HTTPError) -> str:
+    """The server's own words, if it has any."""
+    try:
+        return ": " + escape(str(json.loads(error.read(_LARGEST))["error"]["message"]), 400)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, http.client.HTTPException):
+        return ""
+
+
+def _refused(status: int, address: str, why: str) -> CallError:
     if status == 401:
         return CallError(
             "the server wants a key and knows none that was given; "
@@ -78,15 +91,16 @@ def _refused(status: int, address: str) -> CallError:
         )
     if status == 404:
         return _stranger(address)
-    return CallError(f"{address} answered {status}", ExitCode.UNREACHABLE)
+    return CallError(f"{address} answered {status}{why}", ExitCode.UNREACHABLE)
 
 
-def watch(url: str, api_key: str, console: Console) -> None:
+def watch(url: str, api_key: str, console: Console, cafile: Path | None = None) -> None:
     """Show the table until interrupted. Raises CallError when the server goes away."""
-    with Live(render(fetch(url, api_key)), console=console, auto_refresh=False) as live:
+    first = render(fetch(url, api_key, cafile))
+    with Live(first, console=console, auto_refresh=False) as live:
         while True:
             time.sleep(PERIOD)
-            live.update(render(fetch(url, api_key)), refresh=True)
+            live.update(render(fetch(url, api_key, cafile)), refresh=True)
 
 
 def render(report: Mapping[str, Any]) -> Group:

@@ -76,7 +76,13 @@ def _server(supervisor: Supervisor) -> dict[str, Any]:
             "pid": supervisor.forker.pid,
             "restarts": max(0, supervisor.forker.restarts),
         },
+        "relay": _relay(supervisor) if supervisor.settings.tls_cert else None,
     }
+
+
+def _relay(supervisor: Supervisor) -> dict[str, Any]:
+    doorway = supervisor.door.doorway
+    return {"pid": doorway.pid, "restarts": max(0, doorway.restarts)}
 
 
 def _pool(view: Snapshot, now: float) -> dict[str, Any]:

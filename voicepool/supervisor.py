@@ -181,7 +181,7 @@ class Supervisor:
         Those that somebody waits for are left to him, and come first: he calls again.
         """
         awaited = {handle.pid for handle in self._handles.values()}
-        awaited |= {self.forker.pid, self.probe.pid, self.door.pid}
+        awaited |= {self.forker.pid, self.probe.pid, self.door.doorway.pid}
         while linux.reap(spare=awaited) is not None:
             pass
 

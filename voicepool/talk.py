@@ -51,6 +51,8 @@ class TalkOptions:
     out: Path | None
     """Where the reply goes; None: nowhere."""
     api_key: str = ""
+    cafile: Path | None = None
+    """PEM file with the authorities to trust; None: the system's."""
     fast: bool = False
     wait: float = 0.0
     """How long to try again while the server is full."""
@@ -85,7 +87,9 @@ async def talk(options: TalkOptions, report: Report, show: Show) -> None:
     def tell(text: str) -> None:
         show(Line(Side.NOTE, text))
 
-    async with connect(options.url, options.api_key, options.wait, tell) as websocket:
+    async with connect(
+        options.url, options.api_key, options.wait, tell, options.cafile
+    ) as websocket:
         call = _Call(websocket, options, report, show)
         try:
             await call.greet()

@@ -42,11 +42,7 @@ STEPS_PER_TURN: Final = 2
 key is RSA, and the sound of calls shall not wait for a crowd at the door."""
 GOODBYE_SECONDS: Final = 1.0
 """What clients have to take the last bytes when the server is going down."""
-NO_DESCRIPTORS: Final[Refusal] = (
-    503,
-    "the server is out of file descriptors; try again in a moment",
-    "overloaded",
-)
+BUSY: Final[Refusal] = (503, "the server is overloaded; try again in a moment", "overloaded")
 PLAIN: Final[Refusal] = (400, "this server speaks TLS: use https:// or wss://", "tls_required")
 _HANDSHAKE_RECORD: Final = 22
 """The first byte of a TLS connection (RFC 8446, 5.1)."""
@@ -109,17 +105,20 @@ class Relay:
         self._certificate = certificate
         self._most = max_heads
         self._loop = asyncio.get_running_loop()
-        self._acceptor = Acceptor(listener)
-        self._farewells = Farewells(self._loop, self._acceptor.rearm)
+        self._acceptor = Acceptor(listener, self._rearm_soon)
+        self._farewells = Farewells(self._loop, self._rearm_soon)
         self._arrivals: Countdown[Arrival] = Countdown(
-            self._loop, head_timeout, lambda late: self._give_up(late, TIMEOUT)
+            self._loop,
+            head_timeout,
+            lambda late: self._give_up(late, BUSY if late in self._complete else TIMEOUT),
         )
         self._ready: deque[Arrival] = deque()
         """Those that something has come from; each is in here once at most."""
         self._complete: deque[Arrival] = deque()
-        """Those that the supervisor has not taken yet: it is busy."""
+        """Those that wait for the supervisor, which is busy, or for descriptors."""
         self._pumps: set[Pump] = set()
         self._shutting = False
+        self._rearming = False
         self._flood = FloodGuard(log)
         self._news = asyncio.Event()
         self._released = asyncio.Event()
@@ -205,7 +204,7 @@ class Relay:
             self._flood.log(logging.DEBUG, "TLS handshake failed", reason=reason)
             self._leave(arrival)
             arrival.sock.close()
-            self._acceptor.rearm()
+            self._rearm_soon()
             return
         if not complete:
             self._await_more(arrival)
@@ -223,13 +222,13 @@ class Relay:
     # -- on to the supervisor
 
     def _hand_over(self, arrival: Arrival) -> bool:
-        """Pass the client on; False where the supervisor takes nobody right now."""
+        """Pass the client on; False where that must be tried again."""
         assert arrival.tls is not None
         try:
             ours, theirs = socket.socketpair()
-        except OSError:
-            self._give_up(arrival, NO_DESCRIPTORS)
-            return True
+        except OSError as error:
+            self._acceptor.rest(error)
+            return False
         with theirs:
             for end in (ours, theirs):
                 end.setblocking(False)
@@ -243,7 +242,7 @@ class Relay:
             except OSError:
                 # Too many descriptors on their way, or the supervisor is gone and we go too.
                 ours.close()
-                self._give_up(arrival, NO_DESCRIPTORS)
+                self._give_up(arrival, BUSY)
                 return True
         self._leave(arrival)
         pump = Pump(arrival.tls, ours, self._pump_ended)
@@ -252,12 +251,25 @@ class Relay:
         return True
 
     def _hand_over_the_rest(self) -> None:
+        self._loop.remove_writer(self._channel.fileno())
         while self._complete:
             arrival = self._complete[0]
             if arrival in self._arrivals and not self._hand_over(arrival):
                 return
             self._complete.popleft()
-        self._loop.remove_writer(self._channel.fileno())
+
+    def _rearm_soon(self) -> None:
+        """A descriptor may have come back."""
+        if not self._rearming:
+            self._rearming = True
+            self._loop.call_soon(self._rearm)
+
+    def _rearm(self) -> None:
+        """Who is here already needs it first."""
+        self._rearming = False
+        self._hand_over_the_rest()
+        if not self._complete:
+            self._acceptor.rearm()
 
     # -- leaving
 
@@ -266,7 +278,7 @@ class Relay:
         self._leave(arrival)
         if arrival.tls is None or not arrival.head:
             arrival.sock.close()
-            self._acceptor.rearm()
+            self._rearm_soon()
             return
         try:
             arrival.tls.write(refuse(*refusal))
@@ -274,7 +286,7 @@ class Relay:
             arrival.tls.flush()  # nothing else is in its way
         except OSError:
             arrival.sock.close()
-            self._acceptor.rearm()
+            self._rearm_soon()
         else:
             self._farewells.see_off(arrival.sock)
 
@@ -290,7 +302,7 @@ class Relay:
         self._pumps.discard(pump)
         self._news.set()
         if sock is None:
-            self._acceptor.rearm()
+            self._rearm_soon()
         else:
             self._farewells.see_off(sock)
 

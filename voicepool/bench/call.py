@@ -187,7 +187,7 @@ async def _until_warm(options: TalkOptions, callers: int) -> None:
     deadline = asyncio.get_running_loop().time() + WARM_SECONDS
     while asyncio.get_running_loop().time() < deadline:
         try:
-            status = await asyncio.to_thread(fetch, options.url, options.api_key)
+            status = await asyncio.to_thread(fetch, options.url, options.api_key, options.cafile)
         except CallError:
             return
         if status["pool"]["states"].get("idle", 0) >= min(callers, status["pool"]["target"]):
@@ -200,9 +200,10 @@ async def _until_warm(options: TalkOptions, callers: int) -> None:
     )
 
 
-def most_callers(url: str, api_key: str) -> int:
+def most_callers(options: TalkOptions) -> int:
     """How many the server takes at once. Raises CallError where it does not tell."""
-    return int(fetch(url, api_key)["pool"]["max_connections"])
+    status = fetch(options.url, options.api_key, options.cafile)
+    return int(status["pool"]["max_connections"])
 
 
 async def search(

@@ -72,7 +72,14 @@ def bench_call(args: argparse.Namespace) -> ExitCode:
     _check_writable(args.json)
     read_wav(args.file, RATE)  # callers would say what is wrong with it after they have waited
     url, api_key = config.client(args.url, args.api_key, os.environ)
-    options = TalkOptions(url=call_url(url), file=args.file, out=None, api_key=api_key, wait=30.0)
+    options = TalkOptions(
+        url=call_url(url),
+        file=args.file,
+        out=None,
+        api_key=api_key,
+        cafile=args.cafile,
+        wait=30.0,
+    )
     fits, most, rounds = asyncio.run(_rounds(options, args))
     _keep(args.json, call.document(rounds, args.p95, fits))
     _print(call.table(rounds, markdown=args.markdown), markdown=args.markdown)
@@ -92,7 +99,7 @@ async def _rounds(
         return await call.play(options, callers, args.turns, _tell)
 
     if args.callers is None and args.p95 is not None:
-        most = call.most_callers(options.url, options.api_key)
+        most = call.most_callers(options)
         fits, rounds = await call.search(args.p95, most, round_of)
         return fits, most, rounds
     rounds = [await round_of(number) for number in args.callers or [1]]
