@@ -26,7 +26,7 @@ def test_it_is_what_a_worker_hosts() -> None:
     assert isinstance(app, App)
     assert isinstance(app, Rehearsing)
     assert isinstance(app, Negotiating)
-    assert list(app.paths) == ["/v1/realtime", "/realtime"]
+    assert list(app.paths) == ["/v1/realtime", "/realtime", "/ws"]
     assert app.max_message_size == MAX_MESSAGE_BYTES
 
 
