@@ -64,6 +64,13 @@ class PipelineSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """The message of an entry of the history, as soon as it is known; nothing where it never is."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ResponseRequest:
     """One response to make. Fields that are None come from the PipelineSettings."""
 
@@ -74,7 +81,7 @@ class ResponseRequest:
     voice: str | None = None
     max_tokens: int | Literal["inf"] | None = None
     temperature: float | None = None
-    messages: Sequence[Message | asyncio.Task[str]] | None = None
+    messages: Sequence[Message | Said | asyncio.Task[str]] | None = None
     """Answer these instead of the history; a task makes a caller's words of a clip, see
     `SpeechPipelineManager.transcribe`."""
     remember: bool = True

@@ -64,6 +64,14 @@ class History:
         """Raises UnknownItem."""
         return self._entries[self._index(item_id)]
 
+    def said(self, item_id: str) -> list[Message]:
+        """The message of one entry; none where it is pending or gone."""
+        return [
+            entry.message
+            for entry in self._entries
+            if entry.item_id == item_id and not entry.pending
+        ]
+
     def append(self, entry: Entry) -> str | None:
         """Put an entry last; returns the id before it. Raises DuplicateItem."""
         return self.insert(entry, after=None)
