@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import struct
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from websockets.asyncio.client import ClientConnection
 
 from voicepool.audio import to_pcm16
 from voicepool.engines.base import Samples
@@ -25,6 +27,8 @@ KINDS = {
     "stop_tts",
     "tts_interruption",
 }
+EMPTIED = ["partial_user_request", "partial_assistant_answer"]
+"""What confirms a new conversation."""
 
 
 @dataclass
@@ -124,3 +128,52 @@ class Microphone:
             yield block(
                 self._start + int(due), to_pcm16(sound[at : at + BLOCK]), playing=self.playing
             )
+
+
+PATIENCE = 20.0
+"""Seconds after which a test that waits has failed; never part of what is tested."""
+
+
+class Visitor:
+    """A page on a real WebSocket. It plays what it gets by `plays`, which is told the seconds of
+    each chunk; without it, it never plays."""
+
+    def __init__(
+        self,
+        websocket: ClientConnection,
+        rate: int = 48_000,
+        plays: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self.websocket = websocket
+        self.page = Page()
+        self.microphone = Microphone(rate)
+        self._plays = plays
+
+    async def say(self, *sounds: Samples) -> None:
+        """Sound into the microphone, at the page's rate."""
+        for sound in sounds:
+            for message in self.microphone.blocks(sound):
+                await self.websocket.send(message)
+
+    async def wish(self, type: str, **fields: object) -> None:
+        await self.websocket.send(json.dumps({"type": type, **fields}))
+
+    async def until(self, *kinds: str) -> str:
+        """Take messages up to one of these types."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                before = len(self.page.pcm)
+                kind = self.page.take(await self.websocket.recv())
+                if kind == "tts_chunk":
+                    self._plays((len(self.page.pcm) - before) / 2 / self.microphone.rate)
+                if kind in kinds:
+                    return kind
+
+    async def clear(self) -> None:
+        """Empty the conversation, and wait until the server has done so as well: by then it has
+        heard all that was said before."""
+        self.page.clear()
+        await self.wish("clear_history")
+        while self.page.kinds[-2:] != EMPTIED or any(self.page.typing.values()):
+            await self.until(*KINDS)
+        self.page.clear()
