@@ -16,13 +16,13 @@ from typing import Any
 # No model is wanted: this is the pool's own time.
 os.environ["LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE"] = "0"
 
-from livekit.agents import JobExecutorType  # type: ignore[import-not-found]
-from livekit.agents.ipc.proc_pool import ProcPool  # type: ignore[import-not-found]
-from livekit.agents.job import (  # type: ignore[import-not-found]
+from livekit.agents import JobExecutorType
+from livekit.agents.ipc.proc_pool import ProcPool
+from livekit.agents.job import (
     JobAcceptArguments,
     RunningJobInfo,
 )
-from livekit.protocol import agent  # type: ignore[import-not-found]
+from livekit.protocol import agent
 
 SECONDS = 10.0
 

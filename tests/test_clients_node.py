@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import re
-import wave
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.clients import javascript
+from tests.clients import sayings as sayings_of_callers
 from tests.clients.javascript import Conversation
+from tests.clients.trial.caller import RATE
 from tests.pools import PoolServer
 from tests.realtime import Brackets, validate
-from tests.servers import speech_server, spoken
-from voicepool.wire.realtime.config import RATE
+from tests.servers import speech_server
 
 __all__ = ["speech_server"]
 
@@ -34,12 +33,7 @@ def node() -> None:
 def sayings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of WAV files: what a caller says."""
     folder = tmp_path_factory.mktemp("sayings")
-    for name, text in SAYINGS.items():
-        with wave.open(str(folder / f"{name}.wav"), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(RATE)
-            file.writeframes(b"".join(map(base64.b64decode, spoken(text, pause=PAUSE))))
+    sayings_of_callers.write(folder, SAYINGS, pause=PAUSE)
     return folder
 
 
