@@ -4,13 +4,14 @@ import { Call, CallFailed } from "./call.js";
 import { Conversation } from "./conversation.js";
 import { Pool, watch } from "./pool.js";
 import { UnsendableKey } from "./session.js";
-import { MicrophoneError, Sound } from "./sound.js";
+import { SoundError, Sound } from "./sound.js";
 import { View } from "./view.js";
 
 /** Milliseconds between two looks at the pool. */
 const STATUS_PERIOD = 2000;
 
-const MICROPHONE = {
+const AWAY = "The server does not answer. Check that it runs, then call again.";
+const SOUND = {
   insecure:
     "Browsers give the microphone only to pages that come over https or from this computer. " +
     "Open this page over https, or as http://localhost.",
@@ -19,9 +20,10 @@ const MICROPHONE = {
     "then press the button again; or type below.",
   absent: "No microphone was found. Plug one in and press the button again; or type below.",
   busy: "The microphone cannot be used; perhaps another program has it. You can also type below.",
+  away: AWAY,
 };
 const FAILED = {
-  away: "The server does not answer. Check that it runs, then call again.",
+  away: AWAY,
   key: "The server does not know this key.",
 };
 /** By close code; see "Close codes" in docs/protocol.md. */
@@ -132,7 +134,7 @@ function onEnded({ error, code, reason }) {
 }
 
 function explained(error) {
-  if (error instanceof MicrophoneError) return MICROPHONE[error.kind];
+  if (error instanceof SoundError) return SOUND[error.kind];
   if (error instanceof CallFailed) return FAILED[error.reason];
   if (error instanceof UnsendableKey) {
     return "Browsers can send only keys of letters, digits and a few signs; this one has others.";

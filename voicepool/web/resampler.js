@@ -40,10 +40,10 @@ export class Resampler {
     this.#phases = to / divisor;
     this.#step = from / divisor;
     const scale = Math.max(1, from / to);
-    this.#half = from === to ? 1 : Math.ceil(HALF_WIDTH * scale);
-    this.#taps = 2 * this.#half;
-    this.#table =
-      from === to ? Float32Array.of(1, 0) : filters(this.#phases, this.#half, scale);
+    const same = from === to; // then nothing is to be filtered
+    this.#half = same ? 1 : Math.ceil(HALF_WIDTH * scale);
+    this.#taps = same ? 1 : 2 * this.#half;
+    this.#table = same ? Float32Array.of(1) : filters(this.#phases, this.#half, scale);
     this.#filled = this.#half - 1; // silence before the first sample
   }
 

@@ -1,14 +1,15 @@
 /** The microphone and the loudspeaker of one call. Knows no protocol and no page. */
 
-/** Why there is no microphone. */
-export class MicrophoneError extends Error {
-  /** @param {"insecure" | "denied" | "absent" | "busy"} kind @param {unknown} [cause] */
+/** Why there is no sound: no microphone, or ("away") no server to load the worklets from. */
+export class SoundError extends Error {
+  /** @param {"insecure" | "denied" | "absent" | "busy" | "away"} kind @param {unknown} [cause] */
   constructor(kind, cause) {
     super(kind, { cause });
     this.kind = kind;
   }
 }
 
+const WORKLETS = ["capture-worklet.js", "playback-worklet.js"];
 const KINDS = {
   NotAllowedError: "denied",
   SecurityError: "denied",
@@ -45,20 +46,16 @@ export class Sound extends EventTarget {
    * or the browser keeps the sound off.
    *
    * @param {{microphone: boolean}} wanted
-   * @throws {MicrophoneError}
+   * @throws {SoundError}
    */
   async open({ microphone }) {
     // Browsers have neither getUserMedia nor AudioWorklet on a page that came over plain http from
     // another host.
-    if (!window.isSecureContext) throw new MicrophoneError("insecure");
+    if (!window.isSecureContext) throw new SoundError("insecure");
     this.#context = new AudioContext({ latencyHint: "interactive" });
     const resumed = this.#context.resume();
     if (microphone) this.#stream = await takeMicrophone();
-    const worklets = ["capture-worklet.js", "playback-worklet.js"];
-    await Promise.all([
-      resumed,
-      ...worklets.map((name) => this.#context.audioWorklet.addModule(new URL(name, import.meta.url))),
-    ]);
+    await Promise.all([resumed, ...WORKLETS.map((name) => this.#load(name))]);
     this.#connect();
   }
 
@@ -114,6 +111,14 @@ export class Sound extends EventTarget {
     if (this.#context && this.#context.state !== "closed") this.#context.close();
   }
 
+  async #load(name) {
+    try {
+      await this.#context.audioWorklet.addModule(new URL(name, import.meta.url));
+    } catch (error) {
+      throw new SoundError("away", error);
+    }
+  }
+
   #connect() {
     const context = this.#context;
     this.#capture = new AudioWorkletNode(context, "voicepool-capture");
@@ -148,6 +153,6 @@ async function takeMicrophone() {
   try {
     return await navigator.mediaDevices.getUserMedia(CONSTRAINTS);
   } catch (error) {
-    throw new MicrophoneError(KINDS[error?.name] ?? "busy", error);
+    throw new SoundError(KINDS[error?.name] ?? "busy", error);
   }
 }

@@ -25,6 +25,8 @@ const SPEAKER = { you: "You", voice: "Voice" };
 const MOST_DOTS = 32;
 /** Levels are shown from here to 0 dB. */
 const FLOOR_DB = -60;
+/** Pixels within which the log counts as not scrolled. */
+const NEAR = 40;
 
 export class View {
   #elements = Object.fromEntries(
@@ -34,6 +36,8 @@ export class View {
   #entries = new Map();
   #levels = { microphone: 0, voice: 0 };
   #drawing = false;
+  /** Where the log was scrolled to last; who has scrolled up since is left there. */
+  #scrolledTo = 0;
   #state = "idle";
 
   /**
@@ -155,7 +159,7 @@ export class View {
   showEntry(entry) {
     const { log, empty } = this.#elements;
     empty.hidden = true;
-    const atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 40;
+    const following = log.scrollTop >= this.#scrolledTo - NEAR;
     let shown = this.#entries.get(entry.id);
     if (!shown) {
       shown = document.createElement("div");
@@ -170,7 +174,14 @@ export class View {
     if (SPEAKER[entry.side]) text.prepend(unseen(`${SPEAKER[entry.side]}: `));
     const remark = remarks(entry).join(" · ");
     shown.replaceChildren(text, ...(remark ? [element("small", remark)] : []));
-    if (atEnd) log.scrollTop = log.scrollHeight;
+    if (following) this.#scrollTo(shown);
+  }
+
+  /** Show the end, but not beyond the beginning of what is said now: that is read first. */
+  #scrollTo(entry) {
+    const { log } = this.#elements;
+    log.scrollTop = entry.offsetTop - log.offsetTop;
+    this.#scrolledTo = log.scrollTop;
   }
 
   /** @param {string} id */

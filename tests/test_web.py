@@ -1,0 +1,411 @@
+"""The page in a real Chromium, which calls a real server with the embedded engines."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.pools import DEADLINE, PoolServer
+from tests.web.browser import (
+    ARGUMENTS,
+    MICROPHONE,
+    RATE_OF_DEVICE,
+    WATCH,
+    Caller,
+    chromium,
+    spoken,
+    wav,
+)
+
+KEY = "a-key-that-is-long-enough"
+STORY = "tell me a very long story"
+CALL_PATH = "/v1/realtime"
+AXE = resources.files("axe_playwright_python") / "axe.min.js"
+
+Start = Callable[..., PoolServer]
+Visit = Callable[..., Caller]
+
+SPEECH: dict[str, Any] = {
+    "app": "",
+    "profile": "embedded",
+    "workers": 1,
+    "queue_timeout": DEADLINE,
+    "drain_timeout": 0.0,
+}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One whose microphone says hello again and again, unless the test has another."""
+    file = tmp_path_factory.mktemp("microphone") / "hello.wav"
+    file.write_bytes(wav(spoken("hello there computer", before=1.5, after=6)))
+    capture = f"--use-file-for-fake-audio-capture={file}"
+    # A name that is this machine, for pages that come from "another" one.
+    resolve = "--host-resolver-rules=MAP voicepool.example 127.0.0.1"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium(), args=[*ARGUMENTS, capture, resolve]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PoolServer]:
+    """One without keys, that holds callers until a worker is there."""
+    with running(tmp_path_factory.mktemp("runtime")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PoolServer]:
+    """One that asks for a key, and has one line and no waiting room."""
+    with running(
+        tmp_path_factory.mktemp("runtime"), api_keys=[KEY], max_connections=1, max_waiting=0
+    ) as server:
+        yield server
+
+
+@contextmanager
+def running(runtime: Path, **settings: Any) -> Iterator[PoolServer]:
+    server = PoolServer(runtime, **{**SPEECH, **settings})
+    try:
+        server.stage("serving")
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """Opens the page of a server, in a profile of its own; afterwards nothing may be amiss."""
+    callers: list[Caller] = []
+
+    def open_page(server: PoolServer, *scripts: str, host: str = "", **options: Any) -> Caller:
+        context = browser.new_context(**{"permissions": ["microphone"], **options})
+        for script in (WATCH, *scripts):
+            context.add_init_script(script)
+        caller = Caller(context.new_page())
+        callers.append(caller)
+        address, port = server.address
+        caller.page.goto(f"http://{host or address}:{port}/")
+        return caller
+
+    yield open_page
+    for caller in callers:
+        caller.page.context.close()
+        assert caller.complaints == []
+        assert caller.strangers == []
+
+
+def wait_in_line(server: PoolServer) -> None:
+    """Until a worker is warm again: the test before has used one up."""
+    server.until_status(lambda s: s["pool"]["states"]["idle"], "had an idle worker")
+
+
+# --- a call ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [44_100, 48_000])
+def test_a_spoken_turn_from_the_microphone_to_the_loudspeaker(
+    server: PoolServer, visit: Visit, rate: int
+) -> None:
+    """Through Chromium's own capture, which may begin at any point of the recording."""
+    caller = visit(server, RATE_OF_DEVICE % rate)
+    caller.page.get_by_role("button", name="Start talking").click()
+    assert "hello there computer" in caller.reads("you", "hello there computer")
+    line = caller.reads("voice")
+    assert "after " in line
+    caller.activity("speaking")
+    caller.activity("listening")
+    assert caller.see("seen.rate") == rate
+    item = caller.received("response.output_audio.done")[0]["item_id"]
+    received = caller.see("id => seen.soundOf(id)", item)
+    ended = next(told for told in caller.see("seen.played") if told.get("what") == "ended")
+    # Every sample that came was put out, and counted.
+    assert (ended["item"], received["silent"]) == (item, False)
+    assert abs(ended["ms"] - received["samples"] / 24) < 0.1
+    assert caller.see("seen.captured.some(({ level }) => level > 0.01)")
+    sizes = {len(event["audio"]) for event in caller.sent("input_audio_buffer.append")}
+    assert sizes == {4 * 480 * 2 // 3}
+    caller.page.get_by_role("button", name="Hang up").click()
+    caller.state("ended")
+    assert caller.see("socket.readyState") >= 2
+    expect(caller.page.get_by_role("button", name="Call again")).to_be_focused()
+    server.until_status(lambda s: s["pool"]["callers"] == 0, "noticed the end of the call")
+
+
+def test_who_speaks_over_the_reply_silences_it(server: PoolServer, visit: Visit) -> None:
+    """At once here; and the server knows afterwards what was heard, and no more."""
+    caller = visit(server, MICROPHONE)
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.state("talking")
+    constraints = caller.see("constraints")["audio"]
+    assert constraints["echoCancellation"] is True
+    caller.speak(STORY)
+    caller.activity("speaking")
+    item = caller.until(
+        "() => seen.received.find(({ type }) => type === 'response.output_audio_transcript.done')"
+    )
+    # Some of it has to be heard first.
+    caller.until("() => seen.played.filter(({ level }) => level > 0).length > 20")
+    caller.speak("what time is it")
+    cleared = caller.until("() => seen.played.find(({ what }) => what === 'cleared')")
+    heard = caller.until(
+        "() => seen.received.find(({ type }) => type === 'conversation.item.retrieved')"
+    )["item"]
+    (dropped,) = cleared["dropped"]
+    assert dropped["item"] == heard["id"] == item["item_id"]
+    received = caller.see("id => seen.soundOf(id)", heard["id"])
+    assert 0 < dropped["ms"] < received["samples"] / 24
+    (truncated,) = caller.sent("conversation.item.truncate")
+    assert truncated["item_id"] == heard["id"]
+    assert 0 < truncated["audio_end_ms"] <= dropped["ms"]
+    words = heard["content"][0]["transcript"]
+    assert words
+    assert item["transcript"].startswith(words)
+    assert len(words) < len(item["transcript"]) / 2
+    line = caller.reads("voice", "interrupted at")
+    assert line.removeprefix("Voice:").strip().startswith(f"{words}\n")
+    assert "what time is it" in caller.reads("you", "what time is it")
+    caller.activity("speaking")
+    after = caller.see("seen.played.slice(seen.played.findIndex(({what}) => what === 'cleared'))")
+    assert heard["id"] not in [told.get("item") for told in after]
+
+
+def test_by_keyboard_alone(server: PoolServer, visit: Visit) -> None:
+    caller = visit(server, MICROPHONE)
+    keyboard = caller.page.keyboard
+    keyboard.press("Tab")
+    expect(caller.page.get_by_role("button", name="Start talking")).to_be_focused()
+    keyboard.press("Space")
+    caller.state("talking")
+    expect(caller.page.get_by_role("button", name="Hang up")).to_be_focused()
+    keyboard.press("Tab")
+    mute = caller.page.get_by_role("button", name="Mute")
+    expect(mute).to_be_focused()
+    keyboard.press("Enter")
+    expect(mute).to_have_attribute("aria-pressed", "true")
+    caller.until("() => seen.captured.length > 0")
+    caller.speak("this is heard by nobody")
+    caller.page.get_by_role("textbox", name="Type instead of speaking").focus()
+    keyboard.type(STORY)
+    keyboard.press("Enter")
+    assert STORY in caller.reads("you", STORY)
+    caller.activity("speaking")
+    keyboard.press("Escape")
+    assert "interrupted at" in caller.reads("voice", "interrupted at")
+    caller.state("talking")
+    caller.until("() => seen.captured.length > 100")
+    assert caller.see("seen.captured.every(({ level }) => level === 0)")
+    keyboard.press("Escape")
+    caller.state("ended")
+    assert caller.received("error") == []
+
+
+def test_who_types_while_a_reply_is_spoken_is_answered_next(
+    server: PoolServer, visit: Visit
+) -> None:
+    caller = visit(server, MICROPHONE)
+    say = caller.page.get_by_role("textbox", name="Type instead of speaking")
+    say.fill(STORY)
+    say.press("Enter")
+    caller.activity("speaking")
+    say.fill("what time is it")
+    say.press("Enter")
+    assert "interrupted at" in caller.reads("voice", "interrupted at")
+    assert "It is" in caller.reads("voice", "It is")
+    assert caller.received("error") == []
+    # No microphone was asked for, so there is none to mute.
+    assert caller.see("window.constraints") is None
+    expect(caller.page.get_by_role("button", name="Mute")).to_be_hidden()
+
+
+# --- what can go wrong -----------------------------------------------------------------------
+
+
+def test_a_full_server_lets_the_caller_wait_for_a_line(guarded: PoolServer, visit: Visit) -> None:
+    wait_in_line_with_key(guarded)
+    authorization = {"Authorization": f"Bearer {KEY}"}
+    with guarded.call(CALL_PATH, additional_headers=authorization):
+        caller = visit(guarded, MICROPHONE)
+        caller.give_key(KEY)
+        caller.page.get_by_text("1 in a call").wait_for()
+        caller.page.get_by_role("button", name="Start talking").click()
+        assert "Next try in" in caller.notice("All lines are busy")
+        caller.state("waiting")
+        assert caller.see("seen.urls") == []
+    caller.complaints.clear()  # the browser logs each 503 of /readyz
+    caller.state("talking")
+    expect(caller.page.locator("#notice")).to_be_empty()
+    assert caller.see("seen.urls")[-1][1] == ["realtime", f"openai-insecure-api-key.{KEY}"]
+    assert caller.see("socket.protocol") == "realtime"
+    caller.complaints.clear()
+
+
+def test_a_server_that_asks_for_a_key(guarded: PoolServer, visit: Visit) -> None:
+    caller = visit(guarded, MICROPHONE)
+    expect(caller.page.get_by_label("This server asks for an API key")).to_be_focused()
+    caller.give_key("not the right one")
+    caller.notice("does not know this key")
+    caller.give_key(KEY)
+    expect(caller.page.locator("#key-form")).to_be_hidden()
+    assert caller.see("Object.values(sessionStorage)") == [KEY]
+    assert caller.see("Object.values(localStorage)") == []
+    assert caller.see("document.cookie") == ""
+    assert KEY not in caller.page.url
+    caller.page.reload()
+    caller.page.get_by_text("in a call").wait_for()
+    expect(caller.page.locator("#key-form")).to_be_hidden()
+    caller.complaints.clear()  # the browser logs each 401
+
+
+def wait_in_line_with_key(server: PoolServer) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    server.until(
+        lambda: server.get("/status", **headers)[1]["pool"]["states"]["idle"], "had an idle worker"
+    )
+
+
+def test_who_refuses_the_microphone_can_type(server: PoolServer, visit: Visit) -> None:
+    caller = visit(server, permissions=[])
+    session = caller.page.context.new_cdp_session(caller.page)
+    permission = {"permission": {"name": "microphone"}, "setting": "denied"}
+    session.send("Browser.setPermission", permission)
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.notice("does not let this page use the microphone")
+    caller.state("ended")
+    expect(caller.page.get_by_role("alert")).to_be_visible()
+    say = caller.page.get_by_role("textbox", name="Type instead of speaking")
+    say.fill("what time is it")
+    say.press("Enter")
+    assert "It is" in caller.reads("voice", "It is")
+    caller.activity("speaking")
+
+
+@pytest.mark.parametrize(
+    ("error", "notice"),
+    [("NotFoundError", "No microphone was found"), ("NotReadableError", "cannot be used")],
+)
+def test_no_microphone(server: PoolServer, visit: Visit, error: str, notice: str) -> None:
+    script = (
+        "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', '%s') }"
+    )
+    caller = visit(server, script % error)
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.notice(notice)
+    expect(caller.page.get_by_role("button", name="Call again")).to_be_focused()
+
+
+def test_a_page_that_came_without_https_from_elsewhere(guarded: PoolServer, visit: Visit) -> None:
+    caller = visit(guarded, host="voicepool.example")
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.notice("Open this page over https")
+    caller.complaints.clear()  # 401
+
+
+def test_a_worker_that_dies_ends_the_call_and_the_next_one_works(
+    start_pool: Start, visit: Visit
+) -> None:
+    server = start_pool(**SPEECH)
+    caller = visit(server, MICROPHONE)
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.state("talking")
+    (worker,) = server.workers("serving")
+    os.kill(worker["pid"], signal.SIGKILL)
+    caller.notice("The connection broke")
+    caller.page.get_by_role("button", name="Call again").click()
+    caller.state("talking")
+    server.signal(signal.SIGTERM)
+    caller.notice("The server has ended the call")
+    server.wait()
+    caller.page.get_by_text("the server does not answer").wait_for()
+    caller.page.get_by_role("button", name="Call again").click()
+    caller.notice("The server does not answer.")
+    caller.state("ended")
+    caller.complaints.clear()  # nobody answers
+
+
+# --- for everybody ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_bars_those_who_see_hear_or_move_differently(
+    server: PoolServer, visit: Visit, scheme: str
+) -> None:
+    """By axe-core's rules, contrast included, before, during and after a call."""
+    wait_in_line(server)
+    caller = visit(server, MICROPHONE, color_scheme=scheme)
+    caller.page.get_by_text("in a call").wait_for()
+    assert violations(caller.page) == []
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.state("talking")
+    caller.speak(STORY)
+    caller.activity("speaking")
+    assert violations(caller.page) == []
+    caller.page.get_by_role("button", name="Hang up").click()
+    caller.reads("voice")
+    assert violations(caller.page) == []
+    background = caller.see("getComputedStyle(document.body).backgroundColor")
+    lightness = sum(int(part) for part in background.strip("rgb()").split(",")) / 3
+    assert (lightness > 128) == (scheme == "light")
+
+
+def test_the_form_for_the_key_bars_nobody(guarded: PoolServer, visit: Visit) -> None:
+    caller = visit(guarded)
+    caller.page.locator("#key-form").wait_for()
+    assert violations(caller.page) == []
+    caller.complaints.clear()  # 401
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds, a line each."""
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run().then(({ violations }) => violations)")
+    return [f"{rule['id']}: {node['html']}" for rule in found for node in rule["nodes"]]
+
+
+def test_what_screen_readers_are_told(server: PoolServer, visit: Visit) -> None:
+    caller = visit(server, MICROPHONE)
+    log = caller.page.get_by_role("log", name="Conversation")
+    expect(log).to_have_attribute("aria-live", "polite")
+    caller.page.get_by_role("checkbox", name="Announce").uncheck()
+    expect(log).to_have_attribute("aria-live", "off")
+    # What still grows is kept from them until it is whole.
+    caller.see(
+        """() => {
+          window.early = [];
+          new MutationObserver(() => {
+            for (const entry of document.querySelectorAll(".entry:not(.final)")) {
+              early.push(entry.getAttribute("aria-hidden"));
+            }
+          }).observe(document.querySelector("#log"), { childList: true, subtree: true });
+        }"""
+    )
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.state("talking")
+    expect(caller.page.get_by_role("meter", name="Microphone level")).to_be_visible()
+    caller.speak("hello there computer")
+    caller.reads("voice")
+    assert set(caller.see("early")) == {"true"}
+    for entry in caller.page.locator(".entry").all():
+        expect(entry).not_to_have_attribute("aria-hidden", "true")
+
+
+def test_narrow_screens_and_eyes_that_want_no_motion(server: PoolServer, visit: Visit) -> None:
+    size = {"width": 320, "height": 480}
+    caller = visit(server, viewport=size, reduced_motion="reduce")
+    assert caller.see("document.documentElement.scrollWidth") <= 320
+    caller.page.get_by_role("textbox", name="Type instead of speaking").scroll_into_view_if_needed()
+    ring = "getComputedStyle(document.querySelector('#talk'), '::before')"
+    caller.see("document.querySelector('#call').dataset.state = 'waiting'")
+    assert caller.see(f"{ring}.animationName") == "none"
+    assert caller.see(f"{ring}.transform") == "none"
