@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
+from openai.types.beta.realtime import RealtimeServerEvent as BetaServerEvent
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import BaseModel
 
@@ -14,26 +16,53 @@ from voicepool.wire.actions import Action, InsertItem, Send, TruncateItem
 from voicepool.wire.realtime.config import Defaults
 from voicepool.wire.realtime.protocol import RealtimeProtocol
 
-MODELS: dict[str, type[BaseModel]] = {
-    get_args(model.model_fields["type"].annotation)[0]: model
-    for model in get_args(get_args(RealtimeServerEvent)[0])
-}
+
+def _by_type(union: Any) -> dict[str, type[BaseModel]]:
+    return {
+        get_args(model.model_fields["type"].annotation)[0]: model
+        for model in get_args(get_args(union)[0])
+    }
+
+
+MODELS = _by_type(RealtimeServerEvent)
 """Server event type -> the SDK's model of it."""
+BETA_MODELS = _by_type(BetaServerEvent)
+"""The same of the beta dialect."""
 
 SERVER_ONLY = {"object", "id", "expires_at"}
 """Fields of the session object that the SDK has in its client's types under another name."""
 LARGEST_MESSAGE = 1 << 20
+_EXTENSION_RATE = re.compile(r'"rate":(8000|16000|48000)\b')
+"""Of PCM, where a client has asked for it: the SDK knows one rate."""
 
 
-def validate(data: bytes | str) -> dict[str, Any]:
+def validate(data: bytes | str, models: dict[str, type[BaseModel]] = MODELS) -> dict[str, Any]:
     """The event in `data`, if the SDK's own model takes it as it stands, with no unknown key."""
     assert len(data) < LARGEST_MESSAGE
     event: dict[str, Any] = json.loads(data)
-    model = MODELS[event["type"]].model_validate_json(data, strict=True)
+    known = _EXTENSION_RATE.sub(r'"rate":24000', data if isinstance(data, str) else data.decode())
+    if models is BETA_MODELS and "session" in event:
+        known = _as_of_openai(event)
+    model = models[event["type"]].model_validate_json(known, strict=True)
     unknown = set(_unknown_keys(model)) - SERVER_ONLY
     assert not unknown, f"{event['type']} has keys that the SDK does not know: {unknown}"
     assert event["event_id"]
     return event
+
+
+def _as_of_openai(event: dict[str, Any]) -> str:
+    """The event with what the beta's models list by name: they know OpenAI's models alone, and the
+    secret that such a session was made with."""
+    session = event["session"]
+    known = {**session, "model": "gpt-realtime"} if "model" in session else dict(session)
+    transcription = session["input_audio_transcription"]
+    if transcription is not None:
+        known["input_audio_transcription"] = {**transcription, "model": "whisper-1"}
+    if "client_secret" in session:
+        assert known.pop("client_secret") is None
+        if event["type"] == "transcription_session.updated":
+            known["client_secret"] = {"value": "ek", "expires_at": 1}
+    return json.dumps({**event, "session": known})
 
 
 def _unknown_keys(value: object) -> Iterable[str]:
@@ -87,9 +116,13 @@ class Brackets:
 class Wire:
     """A protocol whose pipeline agrees to everything, and what it has sent, validated."""
 
-    def __init__(self, **defaults: Any) -> None:
+    def __init__(self, *, session: bytes = b"", is_beta: bool = False, **defaults: Any) -> None:
         known = {"session_id": "sess_1", "expires_at": 1_790_000_000, **defaults}
-        self.protocol = RealtimeProtocol(Defaults(**known), counting())
+        self.protocol = RealtimeProtocol(
+            Defaults(**known), counting(), session=session, is_beta=is_beta
+        )
+        self.models = BETA_MODELS if is_beta else MODELS
+        """Of the dialect that the client should hear."""
         self.brackets = Brackets()
         self.sent: list[dict[str, Any]] = []
         self.actions: list[Action] = []
@@ -99,7 +132,7 @@ class Wire:
         before = len(self.sent)
         for action in actions:
             if isinstance(action, Send):
-                event = validate(action.data)
+                event = validate(action.data, self.models)
                 self.brackets.see(event)
                 self.sent.append(event)
                 continue

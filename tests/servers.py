@@ -11,7 +11,7 @@ from tests import speech
 from tests.pools import PoolServer
 from voicepool.audio import Resampler, to_pcm16
 from voicepool.engines.base import INPUT_RATE
-from voicepool.wire.realtime.config import RATE
+from voicepool.wire.realtime.audio import RATE
 
 PIECE_MS = 40
 """Of sound in one append."""

@@ -28,7 +28,7 @@ from voicepool.events import PipelineEvent
 from voicepool.outbox import MOST_EVENTS, Outbox
 from voicepool.sending import HARD_LIMIT, Sender
 from voicepool.speech import SpeechApp
-from voicepool.wire.realtime.config import RATE
+from voicepool.wire.realtime.audio import RATE
 
 DEADLINE = 20.0
 

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.realtime import Wire
+from tests.test_wire_audio import FORMATS
 from voicepool import events
-from voicepool.wire.realtime import errors, items
+from voicepool.wire.realtime import errors
+from voicepool.wire.realtime.conversation import MAX_ITEMS
+from voicepool.wire.realtime.responses import Wishes
 
 IDS = st.sampled_from(["a", "b", "item_1", "root"])
 RESPONSES = st.sampled_from(["resp_1", "resp_2"])
@@ -185,7 +188,11 @@ REQUESTS = st.builds(
     voice=st.none() | TEXT,
     remember=st.booleans(),
     max_tokens=st.none() | st.integers(1, 100),
-    tag=st.none() | st.dictionaries(TEXT, TEXT, max_size=2),
+    tag=st.builds(
+        Wishes,
+        st.none() | st.dictionaries(TEXT, TEXT, max_size=2),
+        st.none() | st.sampled_from(FORMATS),
+    ),
 )
 RESPONSE_EVENTS = st.one_of(
     st.builds(events.ResponseStarted, RESPONSES, REQUESTS),
@@ -264,7 +271,7 @@ class Call(RuleBasedStateMachine):
     @invariant()
     def the_conversation_is_bounded(self) -> None:
         conversation = self.wire.protocol._conversation
-        assert len(conversation) <= items.MAX_ITEMS
+        assert len(conversation) <= MAX_ITEMS
 
     def teardown(self) -> None:
         for response_id in list(self.wire.brackets.open):

@@ -4,10 +4,11 @@
     C {...}          the client sends this
     P Name {...}     the pipeline tells of this event ("ms" and "rate" make the samples of a sound)
     R name {...}     the pipeline refuses the last action: a function of errors.py, its arguments
+    B                from here on the client hears the beta dialect
     A ...            the protocol wants this done
     S {...}          the server sends this
 
-C, P and R lines are written by hand. `REWRITE_GOLDEN=1 pytest tests/test_wire_golden.py` writes
+C, P, R and B lines are written by hand. `REWRITE_GOLDEN=1 pytest tests/test_wire_golden.py` writes
 the A and S lines anew; read the difference before it is committed.
 """
 
@@ -24,10 +25,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.realtime import Wire, validate
+from tests.realtime import BETA_MODELS, Wire, validate
 from voicepool import events
 from voicepool.wire import actions
 from voicepool.wire.realtime import errors
+from voicepool.wire.realtime.audio import MU_LAW
+from voicepool.wire.realtime.responses import Wishes
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.txt"))
 
@@ -39,8 +42,11 @@ def pipeline_event(text: str) -> Any:
         count = values.pop("ms") * values["rate"] // 1000
         return events.ResponseAudio(**values, samples=np.full(count, 0.25, np.float32))
     if name == "ResponseStarted":
+        request = values["request"]
+        asked = MU_LAW if request.pop("format", None) == "pcmu" else None
+        wishes = Wishes(request.pop("metadata", None), asked)
         return events.ResponseStarted(
-            values["response_id"], events.ResponseRequest(**values["request"])
+            values["response_id"], events.ResponseRequest(**request, tag=wishes)
         )
     return msgspec.convert(values, getattr(events, name))
 
@@ -57,7 +63,10 @@ def brief(value: object) -> str:
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return repr(value)
     given = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
-    defaults = {f.name: f.default for f in dataclasses.fields(value)}
+    defaults = {
+        f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        for f in dataclasses.fields(value)
+    }
     shown = [f"{k}={brief(v)}" for k, v in given.items() if v != defaults[k]]
     return f"{type(value).__name__}({', '.join(shown)})"
 
@@ -76,7 +85,9 @@ class Player:
             if mark in ("A", "S"):
                 continue
             yield line
-            if mark == "C":
+            if mark == "B":
+                self.wire.models = BETA_MODELS
+            elif mark == "C":
                 yield from self.shown(self.wire.protocol.receive(rest))
             elif mark == "P":
                 yield from self.shown(self.wire.protocol.emit(pipeline_event(rest)))
@@ -87,7 +98,7 @@ class Player:
     def shown(self, wanted: list[actions.Action]) -> Iterator[str]:
         for action in wanted:
             if isinstance(action, actions.Send):
-                self.wire.brackets.see(validate(action.data))
+                self.wire.brackets.see(validate(action.data, self.wire.models))
                 yield f"S {action.data.decode()}"
                 continue
             self.last = action

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from voicepool.engines.base import Message
 from voicepool.wire.realtime import items
 from voicepool.wire.realtime.client import ItemParam, Part
+from voicepool.wire.realtime.conversation import Conversation
 from voicepool.wire.realtime.errors import WireError
-from voicepool.wire.realtime.items import Conversation
 
 
 def add(conversation: Conversation, item_id: str, after: str | None = None) -> str | None:
@@ -104,13 +104,3 @@ def test_a_transcript_of_the_client_stands_for_its_audio() -> None:
 def test_items_that_are_refused(param: ItemParam) -> None:
     with pytest.raises(WireError):
         items.read_item(param, ids)
-
-
-def test_prompts_refer_to_what_was_said_though_it_is_not_shown() -> None:
-    conversation = Conversation()
-    conversation.add(items.user_audio("u"), Message("user", "what was said"), None)
-    reference = ItemParam(type="item_reference", id="u")
-    assert conversation.prompt(reference, ids) == Message("user", "what was said")
-    sound = ItemParam(role="user", content=[Part("input_audio", audio="AA==")])
-    with pytest.raises(WireError):
-        conversation.prompt(sound, ids)

@@ -12,7 +12,7 @@ from tests.realtime import Wire
 from voicepool import events
 from voicepool.engines.base import Message
 from voicepool.wire.actions import DeleteItem, Respond, Send
-from voicepool.wire.realtime import items
+from voicepool.wire.realtime import conversation
 from voicepool.wire.realtime.transcripts import MAX_TURNS, Transcripts
 
 
@@ -39,7 +39,7 @@ def spoken_reply(wire: Wire, text: str = "Hello.", item_id: str = "item_a") -> N
 
 
 def test_a_conversation_that_grows_for_ever_forgets_its_oldest_items(wire: Wire) -> None:
-    for number in range(items.MAX_ITEMS):
+    for number in range(conversation.MAX_ITEMS):
         wire.say("conversation.item.create", item=text_item("x", id=f"msg_{number}"))
     sent = wire.say("conversation.item.create", item=text_item("x", id="one_more"))
     assert sent[-1]["type"] == "conversation.item.deleted"
@@ -56,7 +56,7 @@ def test_a_conversation_of_large_items_is_bounded_too(wire: Wire) -> None:
         wire.say("conversation.item.create", item=text_item("x" * 400_000, id=f"msg_{number}"))
     deleted = [each for each in wire.sent if each["type"] == "conversation.item.deleted"]
     kept = 40 - len(deleted)
-    assert 1 < kept * 800_000 <= items.MAX_CONVERSATION_BYTES
+    assert 1 < kept * 800_000 <= conversation.MAX_CONVERSATION_BYTES
 
 
 def test_sound_is_cut_into_deltas_of_at_most_200_ms(wire: Wire) -> None:

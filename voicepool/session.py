@@ -11,10 +11,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 
 from voicepool import errors, events
 from voicepool.audio import Resampler
@@ -33,7 +35,8 @@ CALL_LIMIT = "call_limit"
 
 
 class Session:
-    """One call from its first event to its end. Does not close the WebSocket: its host does."""
+    """One call from its first event to its end. The host closes the WebSocket, unless the codec
+    asked for it."""
 
     def __init__(
         self,
@@ -107,8 +110,11 @@ class Session:
         with contextlib.suppress(ConnectionClosed, TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 for action in expired:
-                    if isinstance(action, actions.Send):
-                        await self._websocket.send(action.data, text=True)
+                    match action:
+                        case actions.Send():
+                            await self._websocket.send(action.data, text=True)
+                        case actions.HangUp():
+                            await self._websocket.close(CloseCode.GOING_AWAY, action.reason)
 
     # -- both directions
 
@@ -174,6 +180,8 @@ class Session:
         match action:
             case actions.Send():
                 self._sender.put(action.data, action.audio_of)
+            case actions.HangUp():
+                await self._websocket.close(CloseCode.GOING_AWAY, action.reason)
             case actions.Configure():
                 pipeline.configure(action.settings)
             case actions.AppendAudio():
@@ -189,7 +197,7 @@ class Session:
                 self._ear.flush()
                 await pipeline.forget()
             case actions.Respond():
-                pipeline.respond(action.request)
+                pipeline.respond(await self._understood(action))
             case actions.Cancel():
                 if not pipeline.cancel(action.response_id):
                     raise errors.NothingToCancel
@@ -211,6 +219,15 @@ class Session:
         samples = await self._clip(action.clip)
         self._pipeline.insert_clip(action.item_id, samples, action.after)
         return self._codec.inserted(action)
+
+    async def _understood(self, action: actions.Respond) -> events.ResponseRequest:
+        """The request with its clips on their way to be words. Raises ClientFault."""
+        if not action.clips:
+            return action.request
+        messages = list(action.request.messages or ())
+        for index, clip in action.clips.items():
+            messages[index] = self._pipeline.transcribe(await self._clip(clip))
+        return replace(action.request, messages=messages)
 
     async def _clip(self, clip: Clip) -> Samples:
         """All of it at INPUT_RATE, once the pipeline has room for it. Raises ClientFault."""

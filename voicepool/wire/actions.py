@@ -3,7 +3,8 @@ that must be told of it; `refuse` where the pipeline would not."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from voicepool.engines.base import Message
@@ -88,10 +89,12 @@ class TruncateItem:
 
 @dataclass(frozen=True, slots=True)
 class Respond:
-    """`pipeline.respond`. Refused: ResponseActive."""
+    """`pipeline.respond`. Refused: ResponseActive; ClientFault of a clip."""
 
     request: ResponseRequest
     event_id: str | None = None
+    clips: Mapping[int, Clip] = field(default_factory=dict)
+    """By index: what is to be transcribed to make those of the request's messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +105,16 @@ class Cancel:
     event_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class HangUp:
+    """Close the WebSocket with 1001 and this reason, of at most 123 bytes."""
+
+    reason: str
+
+
 Action = (
     Send
+    | HangUp
     | Configure
     | AppendAudio
     | Commit

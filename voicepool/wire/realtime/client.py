@@ -8,12 +8,24 @@ are ignored, as the service does.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
 from voicepool.wire.realtime.errors import WireError, invalid_json, invalid_value, missing
+from voicepool.wire.realtime.patch import (
+    AudioOutput,
+    MaxTokens,
+    Modalities,
+    Name,
+    SessionPatch,
+    Temperature,
+    ToolChoice,
+    Tools,
+    Whole,
+)
 
 MAX_MESSAGE_BYTES = 22 << 20
 """Room for the 15 MiB of sound that one append may carry, in base64, and its envelope."""
@@ -25,143 +37,7 @@ while 20 MiB of `[],[],` would become a gigabyte of Python objects."""
 MAX_EVENT_ID = 512
 
 ItemId = Annotated[str, Meta(min_length=1, max_length=128)]
-Milliseconds = Annotated[float, Meta(ge=0, le=86_400_000)]
-"""Whole in the specification; clients that compute them as floating point send fractions."""
-Name = Annotated[str, Meta(min_length=1, max_length=256)]
-
-
-# --- the session object ----------------------------------------------------------------------
-
-
-class Pcm(Struct, tag_field="type", tag="audio/pcm"):
-    """Signed 16-bit little-endian mono."""
-
-    rate: Literal[24000] | None = None
-
-
-class ServerVad(Struct, tag_field="type", tag="server_vad"):
-    threshold: Annotated[float, Meta(ge=0, le=1)] | None = None
-    prefix_padding_ms: Annotated[float, Meta(ge=0, le=5_000)] | None = None
-    silence_duration_ms: Annotated[float, Meta(ge=32, le=10_000)] | None = None
-    idle_timeout_ms: Annotated[float, Meta(ge=1_000, le=600_000)] | None = None
-    create_response: bool | None = None
-    interrupt_response: bool | None = None
-
-
-class SemanticVad(Struct, tag_field="type", tag="semantic_vad"):
-    eagerness: Literal["low", "medium", "high", "auto"] | None = None
-    create_response: bool | None = None
-    interrupt_response: bool | None = None
-
-
-class Transcription(Struct, omit_defaults=True):
-    model: str | None = None
-    language: Annotated[str, Meta(max_length=64)] | None = None
-    prompt: str | None = None
-    delay: Literal["minimal", "low", "medium", "high", "xhigh"] | None = None
-    keywords: list[str] | None = None
-    languages: list[str] | None = None
-
-
-class NoiseReduction(Struct, omit_defaults=True):
-    type: Literal["near_field", "far_field"] | None = None
-    strength: float | None = None
-
-
-class AudioInput(Struct):
-    format: Pcm | UnsetType | None = UNSET
-    transcription: Transcription | UnsetType | None = UNSET
-    noise_reduction: NoiseReduction | UnsetType | None = UNSET
-    turn_detection: ServerVad | SemanticVad | UnsetType | None = UNSET
-
-
-class VoiceId(Struct):
-    id: Name
-
-
-class AudioOutput(Struct):
-    format: Pcm | UnsetType | None = UNSET
-    voice: Name | VoiceId | UnsetType | None = UNSET
-    speed: Annotated[float, Meta(ge=0.25, le=1.5)] | UnsetType | None = UNSET
-
-
-class Audio(Struct):
-    input: AudioInput | None = None
-    output: AudioOutput | None = None
-
-
-class FunctionTool(Struct, tag_field="type", tag="function", omit_defaults=True):
-    name: Annotated[str, Meta(min_length=1, max_length=64)]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-
-
-class McpTool(Struct, tag_field="type", tag="mcp", omit_defaults=True):
-    """Stored, echoed without its secrets, and never called."""
-
-    server_label: str
-    server_url: str | None = None
-    server_description: str | None = None
-
-
-class ToolChoiceFunction(Struct, tag_field="type", tag="function"):
-    name: Name
-
-
-class ToolChoiceMcp(Struct, tag_field="type", tag="mcp", omit_defaults=True):
-    server_label: str
-    name: str | None = None
-
-
-Modalities = Annotated[list[Literal["audio", "text"]], Meta(min_length=1, max_length=2)]
-Tools = Annotated[list[FunctionTool | McpTool], Meta(max_length=512)]
-ToolChoice = Literal["none", "auto", "required"] | ToolChoiceFunction | ToolChoiceMcp
-MaxTokens = Annotated[int, Meta(ge=1, le=1_000_000)] | Literal["inf"]
-
-
-class Tracing(Struct, omit_defaults=True):
-    workflow_name: str | None = None
-    group_id: str | None = None
-    metadata: dict[str, Any] | None = None
-
-
-class TokenLimits(Struct, omit_defaults=True):
-    post_instructions: int | None = None
-
-
-class RetentionRatio(Struct, tag_field="type", tag="retention_ratio", omit_defaults=True):
-    retention_ratio: float
-    token_limits: TokenLimits | None = None
-
-
-class Prompt(Struct, omit_defaults=True):
-    id: str
-    version: str | None = None
-    variables: dict[str, str] | None = None
-
-
-class Reasoning(Struct, omit_defaults=True):
-    effort: Literal["minimal", "low", "medium", "high", "xhigh"] | None = None
-
-
-class SessionPatch(Struct):
-    """What a session.update changes; UNSET is "as before", None "cleared"."""
-
-    type: Literal["realtime"] = "realtime"
-    model: str | UnsetType | None = UNSET
-    output_modalities: Modalities | UnsetType | None = UNSET
-    instructions: str | UnsetType | None = UNSET
-    tools: Tools | UnsetType | None = UNSET
-    tool_choice: ToolChoice | UnsetType | None = UNSET
-    max_output_tokens: MaxTokens | UnsetType | None = UNSET
-    audio: Audio | None = None
-    # Kept and echoed for clients that look for them; they change nothing here.
-    tracing: Literal["auto"] | Tracing | UnsetType | None = UNSET
-    truncation: Literal["auto", "disabled"] | RetentionRatio | UnsetType | None = UNSET
-    prompt: Prompt | UnsetType | None = UNSET
-    include: list[Literal["item.input_audio_transcription.logprobs"]] | UnsetType | None = UNSET
-    reasoning: Reasoning | UnsetType | None = UNSET
-    parallel_tool_calls: bool | UnsetType | None = UNSET
+Milliseconds = Annotated[Whole, Meta(ge=0, le=86_400_000)]
 
 
 # --- items and responses ---------------------------------------------------------------------
@@ -172,6 +48,31 @@ class Part(Struct):
     text: str | None = None
     audio: str | None = None
     transcript: str | None = None
+    image_url: str | None = None
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class McpListed(Struct, omit_defaults=True):
+    """A tool that an MCP server has."""
+
+    name: str
+    input_schema: Any
+    description: str | None = None
+    annotations: dict[str, Any] | None = None
+
+
+class McpProtocolError(Struct, tag_field="type", tag="protocol_error"):
+    code: int
+    message: str
+
+
+class McpHttpError(Struct, tag_field="type", tag="http_error"):
+    code: int
+    message: str
+
+
+class McpExecutionError(Struct, tag_field="type", tag="tool_execution_error"):
+    message: str
 
 
 class ItemParam(Struct):
@@ -186,6 +87,13 @@ class ItemParam(Struct):
     name: Name | None = None
     arguments: str | None = None
     output: str | None = None
+    # Of MCP items.
+    server_label: str | None = None
+    tools: list[McpListed] | None = None
+    approval_request_id: str | None = None
+    approve: bool | None = None
+    reason: str | None = None
+    error: McpProtocolError | McpHttpError | McpExecutionError | None = None
 
 
 Metadata = Annotated[
@@ -208,7 +116,7 @@ class ResponseParam(Struct):
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     max_output_tokens: MaxTokens | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    temperature: Temperature | None = None
     metadata: Metadata | None = None
     conversation: str | None = None
     input: Annotated[list[ItemParam], Meta(max_length=256)] | None = None
@@ -273,7 +181,8 @@ ClientEvent = (
     | ResponseCancel
 )
 
-_DECODERS: dict[str, msgspec.json.Decoder[ClientEvent]] = {
+Decoders = Mapping[str, msgspec.json.Decoder[Any]]
+EVENTS: Decoders = {
     "session.update": msgspec.json.Decoder(SessionUpdate),
     "input_audio_buffer.append": msgspec.json.Decoder(BufferAppend),
     "input_audio_buffer.commit": msgspec.json.Decoder(BufferCommit),
@@ -285,7 +194,8 @@ _DECODERS: dict[str, msgspec.json.Decoder[ClientEvent]] = {
     "response.create": msgspec.json.Decoder(ResponseCreate),
     "response.cancel": msgspec.json.Decoder(ResponseCancel),
 }
-_CARRY_AUDIO = {"input_audio_buffer.append", "conversation.item.create"}
+"""By type; the decoder of each makes a ClientEvent."""
+_CARRY_MEDIA = {"input_audio_buffer.append", "conversation.item.create", "response.create"}
 
 
 T = TypeVar("T")
@@ -313,14 +223,15 @@ def open_envelope(text: str | bytes) -> Envelope:
     return envelope
 
 
-def read_event(envelope: Envelope, text: str | bytes) -> ClientEvent:
-    """The event in `text`. Raises WireError where it is not one that a client may send."""
+def read_event(envelope: Envelope, text: str | bytes, events: Decoders = EVENTS) -> Any:
+    """The event in `text`, made by one of the decoders. Raises WireError where it is not one that a
+    client may send."""
     if envelope.type is None:
         raise missing("type")
-    decoder = _DECODERS.get(envelope.type) if isinstance(envelope.type, str) else None
+    decoder = events.get(envelope.type) if isinstance(envelope.type, str) else None
     if decoder is None:
-        raise _unknown_type(envelope.type)
-    if len(text) > MAX_PLAIN_BYTES and envelope.type not in _CARRY_AUDIO:
+        raise _unknown_type(envelope.type, events)
+    if len(text) > MAX_PLAIN_BYTES and envelope.type not in _CARRY_MEDIA:
         raise invalid_value(f"'{envelope.type}' events are limited to {MAX_PLAIN_BYTES} bytes.")
     return _decode(decoder, text)
 
@@ -331,8 +242,8 @@ def _structure(text: str | bytes) -> int:
     return text.count(b"{") + text.count(b"[") + text.count(b",")
 
 
-def _unknown_type(given: object) -> WireError:
-    supported = ", ".join(f"'{name}'" for name in _DECODERS)
+def _unknown_type(given: object, events: Decoders) -> WireError:
+    supported = ", ".join(f"'{name}'" for name in events)
     if given == "output_audio_buffer.clear":
         return invalid_value("'output_audio_buffer.clear' is for WebRTC and SIP only.", "type")
     shown = f"'{given[:64]}'" if isinstance(given, str) else "a value that is no string"

@@ -3,31 +3,31 @@
 Fields are merged one by one: absent is "as before", null is "cleared" or "the default again". The
 echo has every documented field resolved, and optional sub-keys only where the client set them:
 some clients validate it strictly and stop on a key that they do not know.
+
+A transcription session is a session with fewer fields: it is heard and written down, never
+answered. What the others are is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from voicepool.engines.base import Tool
 from voicepool.events import PipelineSettings, TurnSettings
 from voicepool.patience import EAGERNESS
-from voicepool.wire.realtime import client
+from voicepool.wire.realtime import patch
+from voicepool.wire.realtime.audio import PCM, Format
 from voicepool.wire.realtime.errors import invalid_value, too_large
+from voicepool.wire.realtime.items import MAX_DEPTH, depth
 
-RATE = 24_000
-"""Samples per second of `audio/pcm`, in and out."""
 MAX_CONFIG_BYTES = 512 << 10
 """Of the encoded session object: its echo must stay below 1 MiB, the limit of some clients."""
-MAX_DEPTH = 64
-"""Of JSON in the session object (a tool's parameters are a schema of any shape)."""
 DEFAULT_MODEL = "voicepool"
 
-_PCM: Mapping[str, Any] = {"type": "audio/pcm", "rate": RATE}
 _TURNS = TurnSettings()
 
 
@@ -42,56 +42,105 @@ class Defaults:
     """Echoed; what answers is what the server was configured with."""
     instructions: str = ""
     voice: str = "default"
+    type: Literal["realtime", "transcription"] = "realtime"
 
 
+@dataclass(frozen=True, slots=True)
 class SessionConfig:
-    """The effective session object. `merge` returns a changed copy, or raises and changes nothing.
+    """The effective session. `merge` returns a changed copy, or raises and changes nothing."""
 
-    `fields` is the object as it goes on the wire; nothing else may change it.
-    """
+    defaults: Defaults
+    fields: Mapping[str, Any]
+    """The session object of a `realtime` session, whichever the type is."""
+    input_format: Format = PCM
+    output_format: Format = PCM
+    temperature: float | None = None
+    """Not of the session object, but honoured."""
 
-    def __init__(self, defaults: Defaults, fields: dict[str, Any] | None = None) -> None:
-        self._defaults = defaults
-        self.fields = _initial(defaults) if fields is None else fields
+    @classmethod
+    def initial(cls, defaults: Defaults) -> SessionConfig:
+        return cls(defaults, _initial(defaults))
 
-    def merge(self, patch: client.SessionPatch) -> SessionConfig:
-        """This session with `patch` applied. Raises WireError."""
+    def merge(self, given: patch.SessionPatch) -> SessionConfig:
+        """This session with what is `given` applied. Raises WireError."""
         fields = dict(self.fields)
-        for name, value in _given(patch).items():
+        for name, value in _written(given).items():
             if name in _CLEARED:
                 fields[name] = _CLEARED[name] if value is None else value
-        if patch.model:
-            fields["model"] = patch.model
-        if patch.output_modalities is not msgspec.UNSET:
-            fields["output_modalities"] = modalities(patch.output_modalities)
-        if patch.audio is not None:
-            fields["audio"] = self._merge_audio(patch.audio)
+        if given.type is not msgspec.UNSET:
+            fields["type"] = given.type
+        if given.model:
+            fields["model"] = given.model
+        if given.output_modalities is not msgspec.UNSET:
+            fields["output_modalities"] = modalities(given.output_modalities)
+        heard = (given.audio and given.audio.input) or patch.AudioInput()
+        spoken = (given.audio and given.audio.output) or patch.AudioOutput()
+        merged = SessionConfig(
+            self.defaults,
+            fields,
+            self.input_format if heard.format is msgspec.UNSET else Format.of(heard.format),
+            self.output_format if spoken.format is msgspec.UNSET else Format.of(spoken.format),
+            self.temperature if given.temperature is msgspec.UNSET else given.temperature,
+        )
+        fields["audio"] = {
+            "input": merged._merge_input(heard),
+            "output": merged._merge_output(spoken),
+        }
         _check_size(fields)
-        return SessionConfig(self._defaults, fields)
+        return merged
 
-    def _merge_audio(self, patch: client.Audio) -> dict[str, Any]:
-        audio = self.fields["audio"]
-        heard, spoken = dict(audio["input"]), dict(audio["output"])
-        if patch.input is not None:
-            given = _given(patch.input)
-            if "turn_detection" in given:
-                heard["turn_detection"] = _turn_detection(patch.input.turn_detection)
-            for name in ("transcription", "noise_reduction"):
-                if name in given:
-                    heard[name] = given[name]
-        if patch.output is not None:
-            if patch.output.voice is not msgspec.UNSET:
-                spoken["voice"] = voice_name(patch.output.voice) or self._defaults.voice
-            if patch.output.speed is not msgspec.UNSET:
-                spoken["speed"] = patch.output.speed or 1.0
-        return {"input": heard, "output": spoken}
+    def _merge_input(self, given: patch.AudioInput) -> dict[str, Any]:
+        written = _written(given)
+        heard = {**self.fields["audio"]["input"], "format": self.input_format.shown}
+        if not isinstance(given.turn_detection, msgspec.UnsetType):
+            heard["turn_detection"] = _turn_detection(given.turn_detection)
+        for name in ("transcription", "noise_reduction"):
+            if name in written:
+                heard[name] = written[name]
+        return heard
+
+    def _merge_output(self, given: patch.AudioOutput) -> dict[str, Any]:
+        spoken = {**self.fields["audio"]["output"], "format": self.output_format.shown}
+        if given.voice is not msgspec.UNSET:
+            spoken["voice"] = voice_name(given.voice) or self.defaults.voice
+        if given.speed is not msgspec.UNSET:
+            spoken["speed"] = given.speed or 1.0
+        return spoken
 
     # -- what others ask of it
+
+    @property
+    def answers(self) -> bool:
+        """Whether there are responses in this session."""
+        return bool(self.fields["type"] == "realtime")
+
+    @property
+    def shown(self) -> Mapping[str, Any]:
+        """The session object as it goes on the wire."""
+        return self.fields if self.answers else self._shown_transcription()
+
+    def _shown_transcription(self) -> dict[str, Any]:
+        heard = dict(self.fields["audio"]["input"])
+        heard["transcription"] = self.transcription
+        detection = heard["turn_detection"]
+        if detection is not None:
+            kept = {name: detection[name] for name in _OF_TRANSCRIPTION if name in detection}
+            heard["turn_detection"] = kept
+        return {
+            "type": "transcription",
+            "object": "realtime.transcription_session",
+            "id": self.defaults.session_id,
+            "expires_at": self.defaults.expires_at,
+            "include": self.fields["include"],
+            "audio": {"input": heard},
+        }
 
     @property
     def transcription(self) -> dict[str, Any] | None:
         """The transcription settings; None where the client wants no transcripts."""
         found: dict[str, Any] | None = self.fields["audio"]["input"]["transcription"]
+        if found is None and not self.answers:
+            return {"model": self.fields["model"]}
         return found
 
     @property
@@ -103,19 +152,21 @@ class SessionConfig:
         """What this session means for the pipeline."""
         fields, spoken = self.fields, self.fields["audio"]["output"]
         transcription = self.transcription or {}
+        detection = fields["audio"]["input"]["turn_detection"]
         return PipelineSettings(
-            turns=_turn_settings(self.fields["audio"]["input"]["turn_detection"]),
+            turns=_turn_settings(detection, answers=self.answers),
             # Always on: an item that a response refers to needs its text, shown or not.
             transcribe=True,
-            language=transcription.get("language"),
-            prompt=transcription.get("prompt", ""),
+            language=_language(transcription),
+            prompt=" ".join([transcription.get("prompt", ""), *transcription.get("keywords", ())]),
             instructions=fields["instructions"],
             tools=tools(fields["tools"]),
             tool_choice=tool_choice(fields["tool_choice"]),
             speak=fields["output_modalities"] == ["audio"],
             voice=spoken["voice"],
             speed=spoken["speed"],
-            max_tokens=max_tokens(fields["max_output_tokens"]),
+            max_tokens=_most_tokens(fields["max_output_tokens"]),
+            temperature=self.temperature,
         )
 
 
@@ -132,11 +183,19 @@ _CLEARED: Mapping[str, Any] = {
     "parallel_tool_calls": None,
 }
 """What null sets a field to. Fields that are not here have rules of their own."""
+_OF_TRANSCRIPTION = (
+    "type",
+    "threshold",
+    "prefix_padding_ms",
+    "silence_duration_ms",
+    "eagerness",
+)
+"""Fields of turn_detection that are about hearing, not about answering."""
 
 
 def _initial(defaults: Defaults) -> dict[str, Any]:
     return {
-        "type": "realtime",
+        "type": defaults.type,
         "object": "realtime.session",
         "id": defaults.session_id,
         "model": defaults.model,
@@ -152,53 +211,35 @@ def _initial(defaults: Defaults) -> dict[str, Any]:
         "include": None,
         "audio": {
             "input": {
-                "format": _PCM,
+                "format": PCM.shown,
                 "transcription": None,
                 "noise_reduction": None,
-                "turn_detection": _turn_detection(client.ServerVad()),
+                "turn_detection": _turn_detection(patch.ServerVad()),
             },
-            "output": {"format": _PCM, "voice": defaults.voice, "speed": 1.0},
+            "output": {"format": PCM.shown, "voice": defaults.voice, "speed": 1.0},
         },
     }
 
 
-def _given(patch: msgspec.Struct) -> dict[str, Any]:
+def _written(given: msgspec.Struct) -> dict[str, Any]:
     """The fields that the client wrote, null included, as plain JSON values."""
-    given: dict[str, Any] = msgspec.to_builtins(patch)
-    return given
+    written: dict[str, Any] = msgspec.to_builtins(given)
+    return written
 
 
-def _check_size(fields: dict[str, Any]) -> None:
-    if _depth(fields) > MAX_DEPTH:
+def _check_size(fields: Mapping[str, Any]) -> None:
+    if depth(fields) > MAX_DEPTH:
         raise invalid_value(f"The session is nested more than {MAX_DEPTH} deep.", "session")
     if len(msgspec.json.encode(fields)) > MAX_CONFIG_BYTES:
         raise too_large(f"The session is larger than {MAX_CONFIG_BYTES} bytes.", "session")
 
 
-def _depth(value: object) -> int:
-    """How deeply lists and objects are nested in `value`; 0 for a plain one."""
-    depth, level = 0, [value]
-    while True:
-        inner: list[object] = []
-        for each in level:
-            if isinstance(each, Mapping):
-                inner.extend(each.values())
-            elif isinstance(each, list):
-                inner.extend(each)
-        nested = any(isinstance(each, Mapping | list) for each in level)
-        if not nested or depth > MAX_DEPTH:
-            return depth
-        depth, level = depth + 1, inner
-
-
 # --- turn detection --------------------------------------------------------------------------
 
 
-def _turn_detection(
-    given: client.ServerVad | client.SemanticVad | msgspec.UnsetType | None,
-) -> dict[str, Any] | None:
+def _turn_detection(given: patch.Vad | None) -> dict[str, Any] | None:
     """The echo, with the defaults filled in: clients read the resolved booleans."""
-    if isinstance(given, client.ServerVad):
+    if isinstance(given, patch.ServerVad):
         return {
             "type": "server_vad",
             "threshold": _or(given.threshold, _TURNS.threshold),
@@ -210,7 +251,7 @@ def _turn_detection(
             "create_response": _or(given.create_response, True),
             "interrupt_response": _or(given.interrupt_response, True),
         }
-    if isinstance(given, client.SemanticVad):
+    if isinstance(given, patch.SemanticVad):
         return {
             "type": "semantic_vad",
             "eagerness": given.eagerness or "auto",
@@ -224,10 +265,12 @@ def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def _turn_settings(detection: dict[str, Any] | None) -> TurnSettings | None:
+def _turn_settings(detection: dict[str, Any] | None, *, answers: bool) -> TurnSettings | None:
     if detection is None:
         return None
     known = {name: value for name, value in detection.items() if name in _TURN_FIELDS}
+    if not answers:
+        known |= {"idle_timeout_ms": None, "create_response": False}
     eagerness = detection.get("eagerness")
     return TurnSettings(**known, patience=EAGERNESS[eagerness] if eagerness else None)
 
@@ -253,13 +296,20 @@ def modalities(given: Sequence[str] | msgspec.UnsetType | None) -> list[str]:
     return ["text"] if given and "audio" not in given else ["audio"]
 
 
-def voice_name(given: str | client.VoiceId | msgspec.UnsetType | None) -> str | None:
+def voice_name(given: str | patch.VoiceId | msgspec.UnsetType | None) -> str | None:
     if isinstance(given, msgspec.UnsetType):
         return None
-    return given.id if isinstance(given, client.VoiceId) else given
+    return given.id if isinstance(given, patch.VoiceId) else given
 
 
-def max_tokens(given: int | str | None) -> int | None:
+def _language(transcription: Mapping[str, Any]) -> str | None:
+    """The one that is spoken; several that may be spoken are for the recogniser to tell apart."""
+    one: str | None = transcription.get("language")
+    several: Sequence[str] = transcription.get("languages", ())
+    return one or (several[0] if len(several) == 1 else None)
+
+
+def _most_tokens(given: int | str) -> int | None:
     return given if isinstance(given, int) else None
 
 

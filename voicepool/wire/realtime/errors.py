@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from voicepool import errors
+from voicepool.wire.actions import Action, TruncateItem
 from voicepool.wire.codec import ClientFault
 
 ErrorType = Literal["invalid_request_error", "server_error"]
@@ -96,3 +98,34 @@ def session_expired(minutes: float) -> WireError:
         "session_expired",
         f"Your session hit the maximum duration of {minutes:g} minutes.",
     )
+
+
+def no_responses() -> WireError:
+    return invalid_value("A transcription session makes no responses.", "type")
+
+
+def type_is_settled() -> WireError:
+    return invalid_value(
+        "The type of a session cannot be changed once its conversation has begun.", "session.type"
+    )
+
+
+def refusal(action: Action, error: errors.PipelineError | ClientFault) -> WireError:
+    """What a client is told of an action that was not carried out."""
+    match error:
+        case WireError():
+            return error
+        case errors.BufferTooSmall():
+            return commit_empty(error.milliseconds)
+        case errors.ResponseActive():
+            return response_active(error.response_id)
+        case errors.NothingToCancel():
+            return no_active_response()
+        case errors.DuplicateItem():
+            return duplicate_item(error.item_id)
+        case errors.UnknownItem() if isinstance(action, TruncateItem):
+            return unknown_item("truncat", error.item_id)
+        case errors.UnknownItem():
+            return unknown_previous(error.item_id)
+        case _:
+            return WireError("server_error", str(error), type="server_error")

@@ -6,7 +6,7 @@ always has the key `transcript`, null or not: clients crash without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,19 +15,17 @@ import msgspec
 from voicepool.engines.base import Message, Role, ToolCall
 from voicepool.wire.realtime.client import ItemParam, Part
 from voicepool.wire.realtime.errors import (
-    WireError,
-    duplicate_item,
     invalid_value,
     missing,
     too_large,
-    unknown_previous,
 )
 
 MAX_ITEM_BYTES = 512 << 10
 """Of one encoded item."""
-MAX_ITEMS = 1_000
-MAX_CONVERSATION_BYTES = 8 << 20
-"""Above either bound the oldest items are forgotten."""
+MAX_IMAGE_CHARS = 256 << 10
+"""Of the images that an item is shown with; what is more is left out."""
+MAX_DEPTH = 64
+"""Of JSON that a client may make us send back."""
 
 Item = dict[str, Any]
 
@@ -100,61 +98,107 @@ class Written:
 
     item: Item
     message: Message
+    """What it tells the model; without words and calls, nothing."""
     audio: str = ""
-    """Base64 of sound that has yet to be transcribed."""
+    """Base64 of sound that has yet to be transcribed, its first content part."""
 
 
 def read_item(param: ItemParam, new_id: Callable[[str], str]) -> Written:
     """Check a client's item; its id is kept, or made by `new_id`. Raises WireError."""
-    item_id = param.id or new_id("item")
-    if param.type == "message":
-        written = _read_message(param, item_id)
-    elif param.type == "function_call":
-        written = _read_function_call(param, item_id, param.call_id or new_id("call"))
-    elif param.type == "function_call_output":
-        written = _read_function_call_output(param, item_id)
-    else:
+    reader = _READERS.get(param.type)
+    if reader is None:
+        supported = ", ".join(f"'{name}'" for name in _READERS)
         raise invalid_value(
-            "Invalid value: items of this type are not supported. Supported values are: "
-            "'message', 'function_call', 'function_call_output'.",
+            f"Invalid value: items of this type are not supported. Supported values are: "
+            f"{supported}.",
             "item.type",
         )
+    written = reader(param, param.id or new_id("item"), new_id)
+    if depth(written.item) > MAX_DEPTH:
+        raise invalid_value(f"The item is nested more than {MAX_DEPTH} deep.", "item")
     if len(msgspec.json.encode(written.item)) > MAX_ITEM_BYTES:
         raise too_large(f"The item's text is larger than {MAX_ITEM_BYTES} bytes.", "item")
     return written
 
 
-def _read_function_call(param: ItemParam, item_id: str, call_id: str) -> Written:
-    if param.name is None:
-        raise missing("item.name")
-    arguments = param.arguments or ""
-    message = Message("assistant", "", (ToolCall(call_id, param.name, arguments),))
-    return Written(function_call(item_id, "completed", call_id, param.name, arguments), message)
+def depth(value: object) -> int:
+    """How deeply lists and objects are nested in `value`; 0 for a plain one. Counts no further
+    than MAX_DEPTH."""
+    level = [value]
+    for deep in range(MAX_DEPTH + 1):
+        nested = [each for each in level if isinstance(each, Mapping | list)]
+        if not nested:
+            return deep
+        level = [
+            inner
+            for each in nested
+            for inner in (each.values() if isinstance(each, Mapping) else each)
+        ]
+    return MAX_DEPTH + 1
 
 
-def _read_function_call_output(param: ItemParam, item_id: str) -> Written:
-    if param.call_id is None:
-        raise missing("item.call_id")
-    if param.output is None:
-        raise missing("item.output")
+def _status(param: ItemParam) -> str:
+    """Nothing that a client writes is in the making."""
+    return "incomplete" if param.status == "incomplete" else "completed"
+
+
+def _needed(value: str | None, name: str) -> str:
+    if value is None:
+        raise missing(f"item.{name}")
+    return value
+
+
+def _read_function_call(param: ItemParam, item_id: str, new_id: Callable[[str], str]) -> Written:
+    name, arguments = _needed(param.name, "name"), param.arguments or ""
+    call_id = param.call_id or new_id("call")
+    message = Message("assistant", "", (ToolCall(call_id, name, arguments),))
+    return Written(function_call(item_id, _status(param), call_id, name, arguments), message)
+
+
+def _read_function_call_output(param: ItemParam, item_id: str, _: object) -> Written:
+    call_id, output = _needed(param.call_id, "call_id"), _needed(param.output, "output")
     item = {
         "id": item_id,
         "object": "realtime.item",
         "type": "function_call_output",
-        "status": "completed",
-        "call_id": param.call_id,
-        "output": param.output,
+        "status": _status(param),
+        "call_id": call_id,
+        "output": output,
     }
-    return Written(item, Message("tool", param.output, tool_call_id=param.call_id))
+    return Written(item, Message("tool", output, tool_call_id=call_id))
 
+
+def _read_mcp(param: ItemParam, item_id: str, _: object) -> Written:
+    """Kept for the client, which has been somewhere where MCP tools were called."""
+    given: dict[str, Any] = msgspec.to_builtins(param)
+    required, optional = _MCP_FIELDS[param.type]
+    item: Item = {"id": item_id, "type": param.type}
+    for name in required:
+        if given[name] is None:
+            raise missing(f"item.{name}")
+        item[name] = given[name]
+    item.update({name: given[name] for name in optional if given[name] is not None})
+    return Written(item, NOTHING)
+
+
+NOTHING = Message("assistant", "")
+"""Of which the model is told nothing."""
+_MCP_FIELDS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+    "mcp_list_tools": (("server_label", "tools"), ()),
+    "mcp_call": (
+        ("server_label", "name", "arguments"),
+        ("approval_request_id", "output", "error"),
+    ),
+    "mcp_approval_request": (("server_label", "name", "arguments"), ()),
+    "mcp_approval_response": (("approval_request_id", "approve"), ("reason",)),
+}
+"""What each type must have, and may have."""
 
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 
 
-def _read_message(param: ItemParam, item_id: str) -> Written:
-    if param.role is None:
-        raise missing("item.role")
-    role = _ROLES.get(param.role)
+def _read_message(param: ItemParam, item_id: str, _: object) -> Written:
+    role = _ROLES.get(_needed(param.role, "role"))
     if role is None:
         raise invalid_value(
             "Invalid value. Supported values are: 'system', 'user', 'assistant'.", "item.role"
@@ -169,11 +213,9 @@ def _read_message(param: ItemParam, item_id: str) -> Written:
         )
     if sounds and role != "user":
         raise missing("item.content[0].transcript")
-    text = "\n".join(part.text or part.transcript or "" for part in param.content)
-    status = "incomplete" if param.status == "incomplete" else "completed"
-    return Written(
-        _message(item_id, role, content, status), Message(role, text), sounds[0] if sounds else ""
-    )
+    text = "\n".join(map(_words, param.content))
+    item = _message(item_id, role, _with_few_images(content), _status(param))
+    return Written(item, Message(role, text), sounds[0] if sounds else "")
 
 
 def _read_part(part: Part, role: Role, where: str) -> dict[str, Any]:
@@ -187,104 +229,35 @@ def _read_part(part: Part, role: Role, where: str) -> dict[str, Any]:
         if part.audio is None and part.transcript is None:
             raise missing(f"{where}.audio")
         return {"type": "input_audio", "transcript": part.transcript}
+    if part.type == "input_image" and role == "user":
+        shown = {"image_url": part.image_url, "detail": part.detail}
+        given = {name: value for name, value in shown.items() if value is not None}
+        return {"type": "input_image", **given}
     if part.type in ("output_audio", "audio") and role == "assistant":
         return {"type": "output_audio", "transcript": part.transcript or ""}
     raise invalid_value(f"Content of this type is not supported in a {role} message.", where)
 
 
-# --- the conversation ------------------------------------------------------------------------
+UNSEEN = "(The user sent an image here. You cannot see images.)"
+"""What the language model is told instead: it would make something up otherwise."""
 
 
-@dataclass(slots=True)
-class Entry:
-    item: Item
-    message: Message
-    """The item as a prompt: it has the words even where the client wants no transcripts."""
-    size: int = 0
+def _words(part: Part) -> str:
+    return UNSEEN if part.type == "input_image" else part.text or part.transcript or ""
 
 
-class Conversation:
-    """The items that the client knows, in order, bounded in number and size."""
+def _with_few_images(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    room = MAX_IMAGE_CHARS
+    for part in content:
+        room -= len(part.get("image_url", ""))
+        if room < 0:
+            part.pop("image_url", None)
+    return content
 
-    def __init__(self, max_items: int = MAX_ITEMS, max_bytes: int = MAX_CONVERSATION_BYTES) -> None:
-        self._entries: dict[str, Entry] = {}
-        self._order: list[str] = []
-        self._bytes = 0
-        self._max_items = max_items
-        self._max_bytes = max_bytes
 
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __contains__(self, item_id: object) -> bool:
-        return item_id in self._entries
-
-    def get(self, item_id: str) -> Entry | None:
-        return self._entries.get(item_id)
-
-    def check(self, item_id: str, after: str | None) -> None:
-        """Raises WireError where `add` would have no place for the item."""
-        if item_id in self._entries:
-            raise duplicate_item(item_id)
-        if after not in (None, "root") and after not in self._entries:
-            raise unknown_previous(str(after))
-
-    def add(self, item: Item, message: Message, after: str | None) -> str | None:
-        """Put an item after `after` ("root": first; None or unknown: last); the id before it."""
-        item_id = str(item["id"])
-        place = len(self._order)
-        if after == "root":
-            place = 0
-        elif after in self._entries and after != self._order[-1]:
-            place = self._order.index(after) + 1
-        previous = self._order[place - 1] if place else None
-        self._order.insert(place, item_id)
-        self._entries[item_id] = entry = Entry(item, message)
-        self.resize(entry)
-        return previous
-
-    def resize(self, entry: Entry) -> None:
-        """Count the entry anew after its item or message has changed."""
-        self._bytes -= entry.size
-        entry.size = len(entry.message.content) + len(msgspec.json.encode(entry.item))
-        self._bytes += entry.size
-
-    def remove(self, item_id: str) -> None:
-        """Raises KeyError where there is no such item."""
-        self._bytes -= self._entries.pop(item_id).size
-        self._order.remove(item_id)
-
-    def overflow(self) -> list[str]:
-        """The oldest items that have to go, as long as the rest is too much; not yet removed.
-
-        The newest one always stays: it may be the one that is being answered.
-        """
-        count, size = len(self._order), self._bytes
-        doomed: list[str] = []
-        for item_id in self._order[:-1]:
-            if count <= self._max_items and size <= self._max_bytes:
-                break
-            doomed.append(item_id)
-            count -= 1
-            size -= self._entries[item_id].size
-        return doomed
-
-    def prompt(self, param: ItemParam, new_id: Callable[[str], str]) -> Message:
-        """One message of a response's own `input`: written out, or a reference to an item here.
-
-        Raises WireError."""
-        if param.type == "item_reference":
-            entry = self._entries.get(param.id or "")
-            if entry is None:
-                raise WireError(
-                    "invalid_value", "The item that is referred to does not exist.", "input"
-                )
-            return entry.message
-        written = read_item(param, new_id)
-        if written.audio:
-            raise invalid_value(
-                "Audio in a response's input needs its transcript, or an item_reference to an "
-                "item that was created before.",
-                "response.input",
-            )
-        return written.message
+_READERS: dict[str, Callable[[ItemParam, str, Callable[[str], str]], Written]] = {
+    "message": _read_message,
+    "function_call": _read_function_call,
+    "function_call_output": _read_function_call_output,
+    **dict.fromkeys(_MCP_FIELDS, _read_mcp),
+}

@@ -1,12 +1,13 @@
-"""The OpenAI Realtime protocol (GA dialect) of one call, without I/O.
+"""The OpenAI Realtime protocol of one call, without I/O.
 
 A `wire.codec.Codec`. It keeps what the client has been told: the session object, the items in their
-order, and the responses that are open.
+order, and the responses that are open. It thinks in the GA dialect; where a client speaks the beta
+one, `beta` reads what it says and rewrites what it is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -17,25 +18,54 @@ from voicepool.engines.base import Message
 from voicepool.wire import actions
 from voicepool.wire.actions import Action, Send
 from voicepool.wire.codec import ClientFault
-from voicepool.wire.realtime import audio, client, errors, items
-from voicepool.wire.realtime.config import RATE, Defaults, SessionConfig
+from voicepool.wire.realtime import audio, beta, client, errors, items
+from voicepool.wire.realtime.config import Defaults, SessionConfig
+from voicepool.wire.realtime.conversation import Conversation
 from voicepool.wire.realtime.errors import WireError
-from voicepool.wire.realtime.requests import response_request
-from voicepool.wire.realtime.responses import Event, Response, item_event, resource
+from voicepool.wire.realtime.replies import Replies
+from voicepool.wire.realtime.requests import RequestReader
+from voicepool.wire.realtime.responses import Event, begin, item_event
 from voicepool.wire.realtime.transcripts import Transcripts
 
 
 class RealtimeProtocol:
     """One call's state on the wire. `new_id("event")` makes an id such as "event_x1"; the
-    pipeline makes its own for turns, for responses and for what they put out."""
+    pipeline makes its own for turns, for responses and for what they put out.
 
-    def __init__(self, defaults: Defaults, new_id: Callable[[str], str]) -> None:
+    `session`: JSON of the session object that the client's secret was made with, b"" for none.
+    `is_beta`: the client asked for the beta dialect at the handshake.
+    """
+
+    def __init__(
+        self,
+        defaults: Defaults,
+        new_id: Callable[[str], str],
+        *,
+        session: bytes = b"",
+        is_beta: bool = False,
+    ) -> None:
         self._new_id = new_id
-        self._config = SessionConfig(defaults)
+        self._config = SessionConfig.initial(defaults)
         self._conversation_id = new_id("conv")
-        self._conversation = items.Conversation()
+        self._conversation = Conversation()
         self._transcripts = Transcripts()
-        self._responses: dict[str, Response] = {}
+        self._replies = Replies(self._conversation)
+        self._requests = RequestReader(self._conversation, new_id)
+        self._is_beta = False
+        self._greeting: list[Action] = []
+        if session:
+            self._adopt(b'{"type":"session.update","session":%b}' % session)
+        self._is_beta = self._is_beta or is_beta
+
+    def _adopt(self, update: bytes) -> None:
+        """Begin with what the secret holds; a mistake in it is told once the session is open."""
+        try:
+            envelope = client.open_envelope(update)
+            event = self._read(envelope, update)
+            if isinstance(event, client.SessionUpdate):
+                self._config = self._config.merge(event.session)
+        except WireError as error:
+            self._greeting = self._error(error, None)
 
     @property
     def settings(self) -> events.PipelineSettings:
@@ -44,7 +74,7 @@ class RealtimeProtocol:
 
     def open(self) -> list[Action]:
         """The first event of a session."""
-        return [self._send({"type": "session.created", "session": self._config.fields})]
+        return [*self._tell(self._session("created")), *self._greeting]
 
     # -- what the client says
 
@@ -56,21 +86,27 @@ class RealtimeProtocol:
         try:
             envelope = client.open_envelope(message)
             event_id = envelope.event_id
-            return self._obey(client.read_event(envelope, message), event_id)
+            return self._obey(self._read(envelope, message), event_id)
         except WireError as error:
-            return [self._error(error, event_id)]
+            return self._error(error, event_id)
+
+    def _read(self, envelope: client.Envelope, text: str | bytes) -> client.ClientEvent:
+        if not self._begun:  # later, the client has been told things that the other cannot say
+            self._is_beta = beta.is_meant(envelope, text, self._is_beta)
+        read = beta.read_event if self._is_beta else client.read_event
+        event: client.ClientEvent = read(envelope, text)
+        return event
 
     def _obey(self, event: client.ClientEvent, event_id: str | None) -> list[Action]:
         match event:
             case client.BufferAppend():
-                audio.check(event.audio, "audio")
-                return [actions.AppendAudio(audio.EncodedClip(event.audio, "audio"), event_id)]
+                return [actions.AppendAudio(self._clip(event.audio, "audio"), event_id)]
             case client.BufferCommit():
                 return [actions.Commit(event_id)]
             case client.BufferClear():
-                return [actions.Clear(), self._send({"type": "input_audio_buffer.cleared"})]
+                return [actions.Clear(), *self._tell({"type": "input_audio_buffer.cleared"})]
             case client.SessionUpdate():
-                return self._update(event.session)
+                return self._update(event)
             case client.ItemCreate():
                 return self._create_item(event, event_id)
             case client.ItemRetrieve():
@@ -80,18 +116,29 @@ class RealtimeProtocol:
             case client.ItemTruncate():
                 return self._truncate_item(event, event_id)
             case client.ResponseCreate():
+                if not self._config.answers:
+                    raise errors.no_responses()
                 param = event.response or client.ResponseParam()
-                request = response_request(param, self._conversation, self._new_id)
-                return [actions.Respond(request, event_id)]
+                return [self._requests.read(param, self._config.input_format, event_id)]
             case client.ResponseCancel():
                 return [actions.Cancel(event.response_id, event_id)]
 
-    def _update(self, patch: client.SessionPatch) -> list[Action]:
-        self._config = self._config.merge(patch)
-        return [
-            actions.Configure(self.settings),
-            self._send({"type": "session.updated", "session": self._config.fields}),
-        ]
+    @property
+    def _begun(self) -> bool:
+        """Whether there is more than a session."""
+        return bool(self._conversation or self._transcripts or self._replies)
+
+    def _update(self, event: client.SessionUpdate) -> list[Action]:
+        merged = self._config.merge(event.session)
+        if merged.answers != self._config.answers and self._begun:
+            raise errors.type_is_settled()
+        self._config = merged
+        return [actions.Configure(self.settings), *self._tell(self._session("updated"))]
+
+    def _clip(self, sound: str, param: str) -> audio.EncodedClip:
+        clip = audio.EncodedClip(sound, self._config.input_format, param)
+        clip.check()
+        return clip
 
     def _create_item(self, event: client.ItemCreate, event_id: str | None) -> list[Action]:
         written, after = items.read_item(event.item, self._new_id), event.previous_item_id
@@ -99,17 +146,14 @@ class RealtimeProtocol:
         if written.item["id"] in self._transcripts:
             raise errors.duplicate_item(written.item["id"])
         self._conversation.check(written.item["id"], after)
-        clip = None
-        if written.audio:
-            audio.check(written.audio, "item.content[0].audio")
-            clip = audio.EncodedClip(written.audio, "item.content[0].audio")
+        clip = self._clip(written.audio, "item.content[0].audio") if written.audio else None
         return [actions.InsertItem(written.item, written.message, after, event_id, clip)]
 
     def _retrieve_item(self, item_id: str) -> list[Action]:
         entry = self._conversation.get(item_id)
         if entry is None:
             raise errors.unknown_item("retriev", item_id)
-        return [self._send({"type": "conversation.item.retrieved", "item": entry.item})]
+        return self._tell({"type": "conversation.item.retrieved", "item": entry.item})
 
     def _delete_item(self, item_id: str) -> list[Action]:
         if item_id not in self._conversation:
@@ -130,13 +174,14 @@ class RealtimeProtocol:
 
     def refuse(self, action: Action, error: refusals.PipelineError | ClientFault) -> list[Action]:
         """The action was not carried out."""
-        return [self._error(_on_the_wire(action, error), getattr(action, "event_id", None))]
+        return self._error(errors.refusal(action, error), getattr(action, "event_id", None))
 
     def inserted(self, action: actions.InsertItem) -> list[Action]:
         """The item has its place; what its sound says comes as a FinalTranscript."""
         if action.clip is not None:
             self._transcripts.item_added(action.item_id)
-        return [*self._add(action.item, action.message, action.after), *self._forget()]
+        previous = self._conversation.add(action.item, action.message, action.after)
+        return [*self._tell(*_item_events(action.item, previous)), *self._forget()]
 
     def truncated(self, action: actions.TruncateItem, text: str) -> list[Action]:
         """The words that are left of the item are `text`."""
@@ -151,28 +196,27 @@ class RealtimeProtocol:
             "content_index": 0,
             "audio_end_ms": action.audio_end_ms,
         }
-        return [self._send(truncated)]
+        return self._tell(truncated)
 
     # -- what the pipeline says of the caller
 
     def output_rate(self, response_id: str) -> int:
         """Samples per second of what `emit` takes of that response."""
-        return RATE
+        response = self._replies.get(response_id)
+        return (response.format if response else self._config.output_format).rate
 
     def emit(self, event: events.PipelineEvent) -> list[Action]:
         """Take one event of the pipeline."""
         match event:
             case events.SpeechStarted():
                 self._transcripts.expect(event.item_id)
-                return [
-                    self._buffer("speech_started", event.item_id, audio_start_ms=event.start_ms)
-                ]
+                return self._buffer("speech_started", event.item_id, audio_start_ms=event.start_ms)
             case events.SpeechStopped():
-                return [self._buffer("speech_stopped", event.item_id, audio_end_ms=event.end_ms)]
+                return self._buffer("speech_stopped", event.item_id, audio_end_ms=event.end_ms)
             case events.IdleTimeout():
                 self._transcripts.expect(event.item_id)
                 times = {"audio_start_ms": event.start_ms, "audio_end_ms": event.end_ms}
-                return [self._buffer("timeout_triggered", event.item_id, **times)]
+                return self._buffer("timeout_triggered", event.item_id, **times)
             case events.TurnCommitted():
                 return self._commit(event)
             case events.PartialTranscript():
@@ -187,22 +231,25 @@ class RealtimeProtocol:
             case events.Forgotten():
                 return []  # nothing here asks for it
             case events.ResponseStarted():
-                return self._start_response(event)
+                begun = begin(event, self._config, self._conversation_id)
+                return self._tell(*self._replies.begin(begun))
+            case events.ResponseAudio():
+                return self._tell(*self._replies.tell(event), audio_of=event.item_id)
             case _:
-                return self._respond(event)
+                return [*self._tell(*self._replies.tell(event)), *self._forget()]
 
-    def _buffer(self, kind: str, item_id: str, **more: Any) -> Send:
-        return self._send({"type": f"input_audio_buffer.{kind}", **more, "item_id": item_id})
+    def _buffer(self, kind: str, item_id: str, **more: Any) -> list[Action]:
+        return self._tell({"type": f"input_audio_buffer.{kind}", **more, "item_id": item_id})
 
     def _commit(self, event: events.TurnCommitted) -> list[Action]:
         if event.item_id in self._conversation:
             return []
         item = items.user_audio(event.item_id)
-        previous = self._conversation.add(item, Message("user", ""), _after(event.previous_id))
+        previous = self._conversation.add_told(item, Message("user", ""), event.previous_id)
         self._transcripts.item_added(event.item_id)
         return [
-            self._buffer("committed", event.item_id, previous_item_id=previous),
-            *self._item_events(item, previous),
+            *self._buffer("committed", event.item_id, previous_item_id=previous),
+            *self._tell(*_item_events(item, previous)),
             *self._delta(event.item_id),
             *self._forget(),
         ]
@@ -211,7 +258,7 @@ class RealtimeProtocol:
         if self._config.transcription is None:
             return []
         delta = self._transcripts.delta(item_id, live=self._config.live_transcripts)
-        return [self._send(_transcription("delta", item_id, delta=delta))] if delta else []
+        return self._tell(_transcription("delta", item_id, delta=delta)) if delta else []
 
     def _transcribed(self, event: events.FinalTranscript) -> list[Action]:
         entry = self._conversation.get(event.item_id)
@@ -224,10 +271,9 @@ class RealtimeProtocol:
         if self._config.transcription is not None:
             entry.item["content"] = [{"type": "input_audio", "transcript": event.text}]
             usage = {"type": "duration", "seconds": event.seconds}
-            completed = _transcription(
-                "completed", event.item_id, transcript=event.text, usage=usage
+            told += self._tell(
+                _transcription("completed", event.item_id, transcript=event.text, usage=usage)
             )
-            told.append(self._send(completed))
         self._conversation.resize(entry)
         return [*told, *self._forget()]
 
@@ -240,82 +286,14 @@ class RealtimeProtocol:
             "code": "transcription_failed",
             "message": event.message or "The audio could not be transcribed.",
         }
-        return [self._send(_transcription("failed", event.item_id, error=error))]
+        return self._tell(_transcription("failed", event.item_id, error=error))
 
-    # -- what the pipeline says of its replies
-
-    def _start_response(self, event: events.ResponseStarted) -> list[Action]:
-        if event.response_id in self._responses:
-            return []
-        made = resource(event, self._config.fields, self._conversation_id)
-        self._responses[event.response_id] = Response(made, event.request.remember)
-        return [self._send({"type": "response.created", "response": made})]
-
-    def _respond(self, event: _OfResponse) -> list[Action]:
-        response = self._responses.get(event.response_id)
-        if response is None:
-            return []
-        match event:
-            case events.ResponseText():
-                return self._send_all(response.say(event.item_id, event.delta))
-            case events.ResponseAudio():
-                return self._send_all(response.sound(event), audio_of=event.item_id)
-            case events.ToolCallArguments():
-                return self._send_all(response.argue(event.item_id, event.delta))
-            case events.MessageStarted() | events.ToolCallStarted():
-                return self._start_output(response, event)
-            case events.MessageDone():
-                return self._end_output(
-                    response.end_message(event.item_id, complete=event.complete)
-                )
-            case events.ToolCallDone():
-                return self._end_output(response.end_call(event.item_id, event.arguments))
-            case events.ResponseDone():
-                del self._responses[event.response_id]
-                return self._end_output([*response.close_items(), response.end(event)])
-
-    def _start_output(
-        self, response: Response, event: events.MessageStarted | events.ToolCallStarted
-    ) -> list[Action]:
-        if event.item_id in self._conversation or event.item_id in response.open:
-            return []
-        if isinstance(event, events.MessageStarted):
-            item = items.assistant(event.item_id, "in_progress", [])
-        else:
-            item = items.function_call(event.item_id, "in_progress", event.call_id, event.name, "")
-        previous = None
-        if response.remember:
-            message = Message("assistant", "")
-            previous = self._conversation.add(item, message, _after(event.previous_id))
-        if isinstance(event, events.MessageStarted):
-            started = response.start_message(
-                item, event.output_index, previous, spoken=event.spoken
-            )
-        else:
-            started = response.start_call(item, event.output_index, previous)
-        return [*self._send_all(started), *self._forget()]
-
-    def _end_output(self, ended: list[Event]) -> list[Action]:
-        for event in ended:
-            if event["type"] == "conversation.item.done":
-                entry = self._conversation.get(event["item"]["id"])
-                if entry is not None:
-                    entry.message = items.message_of(entry.item)
-                    self._conversation.resize(entry)
-        return [*self._send_all(ended), *self._forget()]
-
-    # -- items
-
-    def _add(self, item: items.Item, message: Message, after: str | None) -> list[Action]:
-        return self._item_events(item, self._conversation.add(item, message, after))
-
-    def _item_events(self, item: items.Item, previous: str | None) -> list[Action]:
-        return [self._send(item_event(kind, item, previous)) for kind in ("added", "done")]
+    # -- forgetting
 
     def _drop(self, item_id: str) -> list[Action]:
         self._conversation.remove(item_id)
         deleted = {"type": "conversation.item.deleted", "item_id": item_id}
-        return [actions.DeleteItem(item_id), self._send(deleted)]
+        return [actions.DeleteItem(item_id), *self._tell(deleted)]
 
     def _forget(self) -> list[Action]:
         """Delete the oldest items of a conversation that has outgrown its bounds, and say so."""
@@ -327,9 +305,13 @@ class RealtimeProtocol:
 
     def expire(self, limit: float) -> list[Action]:
         """The call is closed next, for it has lasted `limit` seconds."""
-        return [self._error(errors.session_expired(limit / 60), None)]
+        expired = errors.session_expired(limit / 60)
+        return [*self._error(expired, None), actions.HangUp(expired.message)]
 
-    def _error(self, error: WireError, event_id: str | None) -> Send:
+    def _session(self, kind: str) -> Event:
+        return {"type": f"session.{kind}", "session": self._config.shown}
+
+    def _error(self, error: WireError, event_id: str | None) -> list[Action]:
         told = {
             "type": error.type,
             "code": error.code,
@@ -337,52 +319,20 @@ class RealtimeProtocol:
             "param": error.param,
             "event_id": event_id,
         }
-        return self._send({"type": "error", "error": told})
+        return self._tell({"type": "error", "error": told})
 
-    def _send_all(self, made: Iterable[Event], audio_of: str = "") -> list[Action]:
-        return [self._send(event, audio_of) for event in made]
-
-    def _send(self, event: Event, audio_of: str = "") -> Send:
-        numbered = {**event, "event_id": self._new_id("event")}
-        return Send(msgspec.json.encode(numbered), audio_of)
-
-
-_OfResponse = (
-    events.MessageStarted
-    | events.ResponseText
-    | events.ResponseAudio
-    | events.MessageDone
-    | events.ToolCallStarted
-    | events.ToolCallArguments
-    | events.ToolCallDone
-    | events.ResponseDone
-)
+    def _tell(self, *made: Event, audio_of: str = "") -> list[Action]:
+        told: list[Action] = []
+        for event in made:
+            known = beta.told(event, self._config) if self._is_beta else event
+            if known is not None:
+                numbered = {**known, "event_id": self._new_id("event")}
+                told.append(Send(msgspec.json.encode(numbered), audio_of))
+        return told
 
 
-def _on_the_wire(action: Action, error: refusals.PipelineError | ClientFault) -> WireError:
-    match error:
-        case WireError():
-            return error
-        case refusals.BufferTooSmall():
-            return errors.commit_empty(error.milliseconds)
-        case refusals.ResponseActive():
-            return errors.response_active(error.response_id)
-        case refusals.NothingToCancel():
-            return errors.no_active_response()
-        case refusals.DuplicateItem():
-            return errors.duplicate_item(error.item_id)
-        case refusals.UnknownItem() if isinstance(action, actions.TruncateItem):
-            return errors.unknown_item("truncat", error.item_id)
-        case refusals.UnknownItem():
-            return errors.unknown_previous(error.item_id)
-        case _:
-            return WireError("server_error", str(error), type="server_error")
-
-
-def _after(previous_id: str | None) -> str:
-    """Where an item of the pipeline's goes. The first one is first, though by the time that its
-    event comes the client may have put items after it."""
-    return "root" if previous_id is None else previous_id
+def _item_events(item: items.Item, previous: str | None) -> list[Event]:
+    return [item_event(kind, item, previous) for kind in ("added", "done")]
 
 
 def _transcription(kind: str, item_id: str, **more: Any) -> Event:

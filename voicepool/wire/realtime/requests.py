@@ -2,47 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 
 from voicepool.engines.base import Message
-from voicepool.events import ResponseRequest
+from voicepool.events import ResponseRequest, Said
+from voicepool.wire.actions import Respond
+from voicepool.wire.codec import Clip
 from voicepool.wire.realtime import config
-from voicepool.wire.realtime.client import ResponseParam
-from voicepool.wire.realtime.items import Conversation
+from voicepool.wire.realtime.audio import EncodedClip, Format
+from voicepool.wire.realtime.client import ItemParam, ResponseParam
+from voicepool.wire.realtime.conversation import Conversation
+from voicepool.wire.realtime.errors import invalid_value
+from voicepool.wire.realtime.items import is_heard, read_item
+from voicepool.wire.realtime.patch import AudioOutput
+from voicepool.wire.realtime.responses import Wishes
+
+MAX_CLIPS = 8
+"""Of one response's input."""
 
 
-def response_request(
-    param: ResponseParam, conversation: Conversation, new_id: Callable[[str], str]
-) -> ResponseRequest:
-    """What the client did not write is None: the session's. Raises WireError."""
-    given: dict[str, Any] = msgspec.to_builtins(param)
-    messages: Sequence[Message] | None = None
-    if param.input is not None:
-        messages = [conversation.prompt(each, new_id) for each in param.input]
-    return ResponseRequest(
-        instructions=param.instructions,
-        tools=None if param.tools is None else config.tools(given["tools"]),
-        tool_choice=None if param.tool_choice is None else config.tool_choice(given["tool_choice"]),
-        speak=_speak(param),
-        voice=_voice(param),
-        max_tokens=config.max_tokens(param.max_output_tokens),
-        temperature=param.temperature,
-        messages=messages,
-        remember=param.conversation != "none",
-        tag=given["metadata"],
-    )
+class RequestReader:
+    """Reads response.create events of a session whose items are those of `conversation`."""
+
+    def __init__(self, conversation: Conversation, new_id: Callable[[str], str]) -> None:
+        self._conversation = conversation
+        self._new_id = new_id
+
+    def read(self, param: ResponseParam, heard: Format, event_id: str | None) -> Respond:
+        """What the client did not write is None: the session's. `heard` is the format of sound in
+        the input. Raises WireError."""
+        messages: list[Message | Said] | None = None
+        clips: dict[int, Clip] = {}
+        if param.input is not None:
+            messages = []
+            for index, item in enumerate(param.input):
+                message, sound = self._input(item)
+                messages.append(message)
+                if sound:
+                    clip = EncodedClip(sound, heard, f"response.input[{index}].content[0].audio")
+                    clip.check()
+                    clips[index] = clip
+        if len(clips) > MAX_CLIPS:
+            raise invalid_value(
+                f"At most {MAX_CLIPS} items may have audio to transcribe.", "response.input"
+            )
+        spoken = (param.audio and param.audio.output) or AudioOutput()
+        request = ResponseRequest(
+            instructions=param.instructions,
+            tools=None if param.tools is None else config.tools(msgspec.to_builtins(param.tools)),
+            tool_choice=None
+            if param.tool_choice is None
+            else config.tool_choice(msgspec.to_builtins(param.tool_choice)),
+            speak=_speak(param),
+            voice=config.voice_name(spoken.voice),
+            max_tokens=param.max_output_tokens,
+            temperature=param.temperature,
+            messages=messages,
+            remember=param.conversation != "none",
+            tag=Wishes(param.metadata, Format.of(spoken.format) if spoken.format else None),
+        )
+        return Respond(request, event_id, clips)
+
+    def _input(self, param: ItemParam) -> tuple[Message | Said, str]:
+        """One message of the input, written out or a reference to an item; and base64 of the sound
+        whose words it has to be given. Raises WireError."""
+        if param.type != "item_reference":
+            written = read_item(param, self._new_id)
+            return written.message, written.audio
+        entry = self._conversation.get(param.id or "")
+        if entry is None:
+            raise invalid_value("The item that is referred to does not exist.", "response.input")
+        if is_heard(entry.item) and not entry.message.content:
+            return Said(entry.item["id"]), ""
+        return entry.message, ""
 
 
 def _speak(param: ResponseParam) -> bool | None:
     if param.output_modalities is None:
         return None
     return config.modalities(param.output_modalities) == ["audio"]
-
-
-def _voice(param: ResponseParam) -> str | None:
-    if param.audio is None or param.audio.output is None:
-        return None
-    return config.voice_name(param.audio.output.voice)

@@ -12,20 +12,17 @@ sees a delta outside its brackets.
 
 from __future__ import annotations
 
-from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from voicepool import events
-from voicepool.audio import to_pcm16
 from voicepool.wire.realtime import items
-from voicepool.wire.realtime.config import RATE
+from voicepool.wire.realtime.audio import Format
+from voicepool.wire.realtime.config import SessionConfig
 
-MAX_DELTA_SAMPLES = RATE // 5
-"""200 ms: clients play, cut and truncate by the delta."""
 MAX_DELTA_CHARS = 16_000
 MAX_TEXT_BYTES = 512 << 10
 """Of a response's text in its closing events, so that response.done stays below 1 MiB. The deltas
@@ -59,6 +56,8 @@ class Response:
     """The response object of response.created and response.done."""
     remember: bool
     """Whether its items enter the conversation."""
+    format: Format
+    """Of its sound."""
     open: dict[str, _Message | _Call] = field(default_factory=dict)
     room: int = MAX_TEXT_BYTES
 
@@ -121,23 +120,18 @@ class Response:
         ]
 
     def sound(self, event: events.ResponseAudio) -> list[Event]:
-        """Raises ValueError where the sound is not at the wire's rate."""
-        if event.rate != RATE:
-            raise ValueError(f"the wire takes {RATE} samples per second, not {event.rate}")
+        """Raises ValueError where the sound is not at the format's rate."""
+        if event.rate != self.format.rate:
+            raise ValueError(
+                f"the wire takes {self.format.rate} samples a second, not {event.rate}"
+            )
         message = self.open.get(event.item_id)
         if not isinstance(message, _Message) or not message.spoken:
             return []
+        index = message.output_index
         return [
-            self._event(
-                "output_audio.delta",
-                event.item_id,
-                message.output_index,
-                content_index=0,
-                delta=b64encode(
-                    to_pcm16(event.samples[start : start + MAX_DELTA_SAMPLES])
-                ).decode(),
-            )
-            for start in range(0, len(event.samples), MAX_DELTA_SAMPLES)
+            self._event("output_audio.delta", event.item_id, index, content_index=0, delta=delta)
+            for delta in self.format.deltas(event.samples)
         ]
 
     def end_message(self, item_id: str, *, complete: bool) -> list[Event]:
@@ -230,29 +224,42 @@ class Response:
         return {"type": "response.done", "response": self.resource}
 
 
-def resource(
-    event: events.ResponseStarted, session: dict[str, Any], conversation_id: str
-) -> dict[str, Any]:
-    """The response object of a response that begins under the session object `session`."""
-    request, spoken = event.request, session["audio"]["output"]
-    modalities = session["output_modalities"]
-    if request.speak is not None:
-        modalities = ["audio"] if request.speak else ["text"]
-    return {
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a client asked of a response that the pipeline knows nothing of: its request's tag."""
+
+    metadata: dict[str, str] | None = None
+    format: Format | None = None
+    """None: the session's."""
+
+
+def begin(event: events.ResponseStarted, config: SessionConfig, conversation_id: str) -> Response:
+    """A response that begins under the session as it is now."""
+    request, session = event.request, config.fields
+    wishes = request.tag if isinstance(request.tag, Wishes) else Wishes()
+    chosen = wishes.format or config.output_format
+    voice = request.voice or session["audio"]["output"]["voice"]
+    made = {
         "object": "realtime.response",
         "id": event.response_id,
         "status": "in_progress",
         "status_details": None,
         "output": [],
         "conversation_id": conversation_id if request.remember else None,
-        "output_modalities": modalities,
+        "output_modalities": _modalities(request.speak, session),
         "max_output_tokens": request.max_tokens or session["max_output_tokens"],
-        "audio": {
-            "output": {"format": spoken["format"], "voice": request.voice or spoken["voice"]}
-        },
+        "audio": {"output": {"format": chosen.shown, "voice": voice}},
         "usage": None,
-        "metadata": request.tag,
+        "metadata": wishes.metadata,
     }
+    return Response(made, request.remember, chosen)
+
+
+def _modalities(speak: bool | None, session: Mapping[str, Any]) -> list[str]:
+    if speak is None:
+        kept: list[str] = session["output_modalities"]
+        return kept
+    return ["audio"] if speak else ["text"]
 
 
 def item_event(kind: str, item: items.Item, previous_id: str | None) -> Event:

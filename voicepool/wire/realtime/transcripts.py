@@ -25,6 +25,9 @@ class Transcripts:
     def __init__(self) -> None:
         self._turns: OrderedDict[str, _Turn] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._turns)
+
     def __contains__(self, item_id: object) -> bool:
         return item_id in self._turns
 
