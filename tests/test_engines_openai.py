@@ -122,9 +122,9 @@ async def test_tool_calls_stream_and_their_results_follow() -> None:
             results = [Message("tool", "Rain.", tool_call_id=call.call_id) for call in told]
             asked = Message("assistant", "Wait.", tool_calls=tuple(told))
             await hear(model, ChatRequest([turn, asked, *results]))
-    assert told == [
-        ToolCall("id-0", "weather", '{"city": "Oslo"}'),
-        ToolCall("id-1", "weather", '{"city": "Bergen"}'),
+    assert [(call.name, call.arguments) for call in told] == [
+        ("weather", '{"city": "Oslo"}'),
+        ("weather", '{"city": "Bergen"}'),
     ]
     for call in told:
         pieces = [d for d in deltas if isinstance(d, ToolCallDelta) and d.call_id == call.call_id]

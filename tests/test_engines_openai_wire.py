@@ -141,11 +141,13 @@ def test_text_that_is_held_back_comes_before_a_call() -> None:
         chunk(call_part(id="1", function={"name": "f", "arguments": "{}"})),
         chunk({}, "tool_calls"),
     )
+    call = deltas[3]
+    assert isinstance(call, ToolCall)
     assert deltas == [
         TextDelta("It is "),
         TextDelta("<"),
-        ToolCallDelta("1", "f", "{}"),
-        ToolCall("1", "f", "{}"),
+        ToolCallDelta(call.call_id, "f", "{}"),
+        ToolCall(call.call_id, "f", "{}"),
         Finished("tool_calls"),
     ]
 
@@ -171,10 +173,20 @@ def test_a_reply_that_only_broke_off_is_not_over() -> None:
 def test_calls_of_servers_that_give_all_the_same_index() -> None:
     calls = Calls()
     told = [*calls.add(0, "1", "f", "{}"), *calls.add(0, "2", "g", "{}"), *calls.finish()]
-    assert [call for call in told if isinstance(call, ToolCall)] == [
-        ToolCall("1", "f", "{}"),
-        ToolCall("2", "g", "{}"),
-    ]
+    made = [call for call in told if isinstance(call, ToolCall)]
+    assert [(call.name, call.arguments) for call in made] == [("f", "{}"), ("g", "{}")]
+
+
+@pytest.mark.parametrize("given", ["call_0", None, f"chatcmpl-tool-{'x' * 32}"])
+def test_ids_are_unique_in_a_conversation_and_fit_into_a_clients(given: str | None) -> None:
+    ids = set()
+    for _ in range(3):  # replies, each with its first call
+        calls = Calls()
+        told = [*calls.add(0, given, "f", "{}"), *calls.finish()]
+        assert len({delta.call_id for delta in told}) == 1
+        ids.add(told[0].call_id)
+    assert len(ids) == 3
+    assert all(len(call_id) <= 32 for call_id in ids)
 
 
 def test_calls_of_servers_that_give_no_ids() -> None:
@@ -197,7 +209,7 @@ def test_arguments_are_the_same_in_any_pieces(text: str, data: st.DataObject) ->
         *calls.add(0, "1", "f", arguments[at:]),
         *calls.finish(),
     ]
-    assert told[-1] == ToolCall("1", "f", arguments)
+    assert told[-1] == ToolCall(told[0].call_id, "f", arguments)
     assert "".join(delta.arguments for delta in told[:-1]) == arguments
 
 

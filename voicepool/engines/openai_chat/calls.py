@@ -16,6 +16,7 @@ MOST_ARGUMENTS = 1_000_000
 @dataclass(slots=True)
 class _Open:
     index: int
+    server_id: str | None
     call_id: str
     name: str
     arguments: str = ""
@@ -29,7 +30,9 @@ class Calls:
     """One reply's tool calls, which come one after another.
 
     A piece belongs to the call of its index. Servers that leave indices out, or give all calls the
-    same, begin a call with another id. Raises ValueError where a reply has no end of them.
+    same, begin a call with another id. The ids told are our own: a server's may come again with its
+    next reply ("call_0"), and may be longer than the 32 characters that Realtime clients take.
+    Raises ValueError where a reply has no end of calls.
     """
 
     def __init__(self) -> None:
@@ -43,8 +46,8 @@ class Calls:
         if self._is_new(index, call_id):
             yield from self.finish()
             self.count += 1
-            made = call_id or f"call_{secrets.token_hex(12)}"
-            self._open = _Open(index or 0, made, name or "")
+            made = f"call_{secrets.token_hex(12)}"
+            self._open = _Open(index or 0, call_id, made, name or "")
         elif self._open is not None and name and not self._open.name:
             self._open.name = name
         current = self._open
@@ -66,4 +69,4 @@ class Calls:
             return True
         if index is not None and index != self._open.index:
             return True
-        return bool(call_id) and call_id != self._open.call_id
+        return bool(call_id) and call_id != self._open.server_id
