@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
@@ -28,8 +28,9 @@ from voicepool.session import Session
 from voicepool.spoken import reader
 from voicepool.stages import language_of
 from voicepool.wire.codec import Codec
+from voicepool.wire.realtime import handshake
 from voicepool.wire.realtime.client import MAX_MESSAGE_BYTES
-from voicepool.wire.realtime.config import DEFAULT_MODEL, Defaults
+from voicepool.wire.realtime.config import Defaults
 from voicepool.wire.realtime.protocol import RealtimeProtocol
 from voicepool.wire.rvc.protocol import AHEAD_SECONDS, RvcProtocol
 
@@ -41,7 +42,6 @@ PATHS = ("/v1/realtime", "/realtime", BROWSER_PATH)
 SUBPROTOCOL = "realtime"
 """Browsers cannot send headers, so they offer this beside one that holds their key; the key is
 never selected."""
-MAX_MODEL_NAME = 256
 
 
 def create(settings: Settings | None = None) -> SpeechApp:
@@ -153,13 +153,18 @@ class SpeechApp:
         voice = next(iter(self._engines.tts.voices), "default")
         if urlsplit(_target(websocket)).path == BROWSER_PATH:
             return RvcProtocol(voice=voice), AHEAD_SECONDS
+        headers = websocket.request.headers.raw_items() if websocket.request else ()
+        asked = handshake.read(_target(websocket), headers)
         defaults = Defaults(
             session_id=session_id,
             expires_at=int(time.time() + self._call_limit),
-            model=_requested_model(websocket),
+            model=asked.model,
             voice=voice,
+            type=asked.type,
         )
-        return RealtimeProtocol(defaults, _new_id), None
+        talker = caller.get(None)
+        preset = talker.session if talker else b""
+        return RealtimeProtocol(defaults, _new_id, session=preset, is_beta=asked.is_beta), None
 
 
 def _new_id(prefix: str) -> str:
@@ -169,10 +174,3 @@ def _new_id(prefix: str) -> str:
 
 def _target(websocket: ServerConnection) -> str:
     return websocket.request.path if websocket.request else ""
-
-
-def _requested_model(websocket: ServerConnection) -> str:
-    """The `model` of the URL, echoed; OpenAI's clients always send one of OpenAI's names."""
-    names = parse_qs(urlsplit(_target(websocket)).query).get("model", [])
-    name = names[0] if names else ""
-    return name if name.isprintable() and 0 < len(name) <= MAX_MODEL_NAME else DEFAULT_MODEL

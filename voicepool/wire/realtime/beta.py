@@ -227,7 +227,7 @@ def told(event: Event, config: SessionConfig) -> Event | None:
         return None
     changed: Event = {**event, "type": _NAMES.get(kind, kind)}
     if "session" in event:
-        changed["session"] = _session(config)
+        changed["session"] = shown(config)
         if kind == "session.updated" and not config.answers:
             changed["type"] = "transcription_session.updated"
     if "item" in event:
@@ -239,7 +239,8 @@ def told(event: Event, config: SessionConfig) -> Event | None:
     return changed
 
 
-def _session(config: SessionConfig) -> dict[str, Any]:
+def shown(config: SessionConfig) -> dict[str, Any]:
+    """The session object."""
     fields, heard = config.fields, config.fields["audio"]["input"]
     spoken, detection = fields["audio"]["output"], heard["turn_detection"]
     common = {
@@ -299,8 +300,8 @@ def _item(item: Mapping[str, Any]) -> dict[str, Any]:
     return {**item, "content": parts}
 
 
-def _modalities(shown: list[str]) -> list[str]:
-    return ["audio", "text"] if shown == ["audio"] else shown
+def _modalities(of_ga: list[str]) -> list[str]:
+    return ["audio", "text"] if of_ga == ["audio"] else of_ga
 
 
 def _only(value: Mapping[str, Any] | None, names: tuple[str, ...]) -> dict[str, Any] | None:
