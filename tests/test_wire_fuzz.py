@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from tests.fuzzing import FUZZING
 from tests.realtime import Wire
 from tests.test_wire_audio import FORMATS
 from voicepool import events
@@ -39,6 +41,16 @@ TOOLS = st.lists(
 )
 MODALITIES = st.lists(st.sampled_from(["audio", "text"]), max_size=2)
 TOOL_CHOICE = st.sampled_from(["auto", "none", {"type": "function", "name": "f"}, {"type": "mcp"}])
+FORMAT = st.sampled_from(
+    [
+        None,
+        {"type": "audio/pcm"},
+        {"type": "audio/pcm", "rate": 48_000},
+        {"type": "audio/pcmu"},
+        {"type": "audio/pcma", "rate": 8_000},
+        {"type": "audio/opus"},
+    ]
+)
 MAX_TOKENS = st.sampled_from(["inf", 1, 0, 4096, 1.5, None])
 TURN_DETECTION = st.fixed_dictionaries(
     {"type": st.sampled_from(["server_vad", "semantic_vad", "none"])},
@@ -50,6 +62,7 @@ TURN_DETECTION = st.fixed_dictionaries(
         "idle_timeout_ms": st.none() | st.integers(0, 10_000),
     },
 )
+BETA_FORMAT = st.sampled_from(["pcm16", "g711_ulaw", "g711_alaw", "opus", None])
 SESSION = st.fixed_dictionaries(
     {},
     optional={
@@ -74,22 +87,53 @@ SESSION = st.fixed_dictionaries(
                         "turn_detection": TURN_DETECTION | st.none(),
                         "transcription": st.sampled_from([None, {}, {"model": "m"}]) | JSON,
                         "noise_reduction": st.sampled_from([None, {"type": "near_field"}]) | JSON,
-                        "format": JSON,
+                        "format": FORMAT | JSON,
                     },
                 ),
                 "output": st.fixed_dictionaries(
-                    {}, optional={"voice": TEXT | JSON, "speed": st.floats(0, 2) | st.none()}
+                    {},
+                    optional={
+                        "format": FORMAT | JSON,
+                        "voice": TEXT | JSON,
+                        "speed": st.floats(0, 2) | st.none(),
+                    },
                 ),
             },
         ),
     },
 )
+PART_TYPES = [
+    "input_text",
+    "input_audio",
+    "input_image",
+    "output_text",
+    "output_audio",
+    "text",
+    "x",
+]
 PART = st.fixed_dictionaries(
-    {"type": st.sampled_from(["input_text", "input_audio", "output_text", "output_audio", "x"])},
-    optional={"text": TEXT, "audio": AUDIO, "transcript": TEXT | st.none()},
+    {"type": st.sampled_from(PART_TYPES)},
+    optional={
+        "text": TEXT,
+        "audio": AUDIO,
+        "transcript": TEXT | st.none(),
+        "image_url": TEXT | st.sampled_from([9, 300_000]).map(lambda size: "x" * size),
+        "detail": st.sampled_from(["low", "x", None]),
+    },
 )
+ITEM_TYPES = [
+    "message",
+    "function_call",
+    "function_call_output",
+    "mcp_list_tools",
+    "mcp_call",
+    "mcp_approval_request",
+    "mcp_approval_response",
+    "item_reference",
+]
+MCP_TOOLS = st.lists(st.fixed_dictionaries({"name": TEXT, "input_schema": JSON}), max_size=2)
 ITEM = st.fixed_dictionaries(
-    {"type": st.sampled_from(["message", "function_call", "function_call_output", "mcp_call"])},
+    {"type": st.sampled_from(ITEM_TYPES)},
     optional={
         "id": IDS,
         "role": st.sampled_from(["user", "assistant", "system", "x"]),
@@ -99,6 +143,11 @@ ITEM = st.fixed_dictionaries(
         "name": TEXT,
         "arguments": TEXT,
         "output": TEXT,
+        "server_label": TEXT,
+        "tools": MCP_TOOLS | JSON,
+        "approve": st.booleans(),
+        "approval_request_id": IDS,
+        "error": st.none() | JSON | st.just({"type": "http_error", "code": 1, "message": ""}),
     },
 )
 RESPONSE = st.fixed_dictionaries(
@@ -114,7 +163,40 @@ RESPONSE = st.fixed_dictionaries(
         "tool_choice": TOOL_CHOICE,
         "output_modalities": MODALITIES,
         "max_output_tokens": MAX_TOKENS,
-        "audio": JSON,
+        "audio": JSON
+        | st.fixed_dictionaries({"output": st.fixed_dictionaries({"format": FORMAT})}),
+    },
+)
+BETA_SESSION = st.fixed_dictionaries(
+    {},
+    optional={
+        "modalities": MODALITIES,
+        "instructions": TEXT | st.none(),
+        "voice": TEXT | st.none(),
+        "input_audio_format": BETA_FORMAT,
+        "output_audio_format": BETA_FORMAT,
+        "input_audio_transcription": st.sampled_from([None, {}, {"model": "m", "delay": "low"}])
+        | JSON,
+        "input_audio_noise_reduction": st.sampled_from([None, {"type": "near_field"}]) | JSON,
+        "turn_detection": TURN_DETECTION | st.none(),
+        "tools": TOOLS | st.none(),
+        "tool_choice": TOOL_CHOICE | JSON,
+        "temperature": st.floats(0, 3) | st.none(),
+        "max_response_output_tokens": MAX_TOKENS,
+        "tracing": st.sampled_from([None, "auto"]) | JSON,
+        "speed": st.floats(0, 2) | st.none(),
+        "include": JSON,
+    },
+)
+BETA_RESPONSE = st.fixed_dictionaries(
+    {},
+    optional={
+        "modalities": MODALITIES,
+        "output_audio_format": BETA_FORMAT,
+        "voice": TEXT,
+        "max_output_tokens": MAX_TOKENS,
+        "input": st.lists(ITEM, max_size=3),
+        "metadata": st.dictionaries(TEXT, TEXT, max_size=3),
     },
 )
 FIELDS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
@@ -137,22 +219,34 @@ FIELDS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "response.create": st.fixed_dictionaries({}, optional={"response": RESPONSE}),
     "response.cancel": st.fixed_dictionaries({}, optional={"response_id": RESPONSES}),
 }
+BETA_FIELDS = {
+    **FIELDS,
+    "session.update": st.fixed_dictionaries({"session": BETA_SESSION}),
+    "transcription_session.update": st.fixed_dictionaries({"session": BETA_SESSION}),
+    "response.create": st.fixed_dictionaries({}, optional={"response": BETA_RESPONSE}),
+}
+EventFields = dict[str, st.SearchStrategy[dict[str, Any]]]
 
 
-def client_event(name: str) -> st.SearchStrategy[dict[str, Any]]:
+def client_events(fields: EventFields) -> st.SearchStrategy[dict[str, Any]]:
     event_id: st.SearchStrategy[dict[str, str]] = st.sampled_from([{}, {"event_id": "e1"}])
-    return st.tuples(FIELDS[name], event_id).map(
-        lambda parts: {"type": name, **parts[0], **parts[1]}
-    )
+
+    def of_type(name: str) -> st.SearchStrategy[dict[str, Any]]:
+        return st.tuples(fields[name], event_id).map(
+            lambda parts: {"type": name, **parts[0], **parts[1]}
+        )
+
+    return st.sampled_from(sorted(fields)).flatmap(of_type)
 
 
-CLIENT_EVENTS = st.sampled_from(sorted(FIELDS)).flatmap(client_event)
+CLIENT_EVENTS = client_events(FIELDS)
+BETA_CLIENT_EVENTS = client_events(BETA_FIELDS)
 
 
 @st.composite
-def mutated(draw: st.DrawFn) -> dict[str, Any]:
+def mutated(draw: st.DrawFn, events: st.SearchStrategy[dict[str, Any]]) -> dict[str, Any]:
     """A client event with one of its fields, at any depth, replaced or removed."""
-    event = json.loads(json.dumps(draw(CLIENT_EVENTS)))
+    event = json.loads(json.dumps(draw(events)))
     place: Any = event
     while True:
         keys = sorted(place) if isinstance(place, dict) else list(range(len(place)))
@@ -198,7 +292,7 @@ RESPONSE_EVENTS = st.one_of(
     st.builds(events.ResponseStarted, RESPONSES, REQUESTS),
     st.builds(events.MessageStarted, RESPONSES, IDS, INDEX, IDS | st.none(), st.booleans()),
     st.builds(events.ResponseText, RESPONSES, IDS, TEXT),
-    st.builds(events.ResponseAudio, RESPONSES, IDS, SOUND, st.just(24_000)),
+    st.builds(events.ResponseAudio, RESPONSES, IDS, SOUND, st.just(0)),
     st.builds(events.MessageDone, RESPONSES, IDS, INDEX, TEXT, st.booleans()),
     st.builds(events.ToolCallStarted, RESPONSES, IDS, INDEX, IDS | st.none(), TEXT, TEXT),
     st.builds(events.ToolCallArguments, RESPONSES, IDS, TEXT),
@@ -219,13 +313,18 @@ RESPONSE_EVENTS = st.one_of(
 class Call(RuleBasedStateMachine):
     """`Wire` validates every event against the SDK's models and follows the brackets."""
 
+    is_beta = False
+
     def __init__(self) -> None:
         super().__init__()
-        self.wire = Wire()
+        self.wire = Wire(is_beta=self.is_beta)
         self.wire.open()
 
-    @rule(event=CLIENT_EVENTS | mutated())
+    @rule(event=CLIENT_EVENTS | mutated(CLIENT_EVENTS))
     def client_says(self, event: dict[str, Any]) -> None:
+        self.say(event)
+
+    def say(self, event: dict[str, Any]) -> None:
         before = len(self.wire.actions)
         sent = self.wire.take(self.wire.protocol.receive(json.dumps(event)))
         assert sent or len(self.wire.actions) > before
@@ -260,6 +359,9 @@ class Call(RuleBasedStateMachine):
 
     @rule(event=RESPONSE_EVENTS)
     def pipeline_tells_of_a_reply(self, event: Any) -> None:
+        if isinstance(event, events.ResponseAudio):
+            rate = self.wire.protocol.output_rate(event.response_id)
+            event = dataclasses.replace(event, rate=rate)
         self.wire.hear(event)
 
     @rule()
@@ -279,13 +381,29 @@ class Call(RuleBasedStateMachine):
         assert not self.wire.brackets.open
 
 
-Call.TestCase.settings = settings(
-    max_examples=200,
+class BetaCall(Call):
+    """The same in the beta dialect, whose client may still say things of the other."""
+
+    is_beta = True
+
+    @rule(event=BETA_CLIENT_EVENTS | mutated(BETA_CLIENT_EVENTS))
+    def beta_client_says(self, event: dict[str, Any]) -> None:
+        self.say(event)
+
+    def say(self, event: dict[str, Any]) -> None:
+        session = event.get("session")
+        if isinstance(session, dict):
+            session.pop("type", None)  # it would be of the GA dialect from here on
+        super().say(event)
+
+
+TestCall = Call.TestCase
+TestBetaCall = BetaCall.TestCase
+TestCall.settings = TestBetaCall.settings = settings(
+    FUZZING,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-TestCall = Call.TestCase
 
 
 @pytest.mark.parametrize("character", ["a", "\x00", '"', "\u00e9", "\U0001f600"])

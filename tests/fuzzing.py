@@ -1,0 +1,9 @@
+"""How long the codecs are fuzzed: briefly in the suite, as long as one likes by scripts/fuzz."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+FUZZING = settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")), deadline=None)
