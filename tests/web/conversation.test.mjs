@@ -59,6 +59,14 @@ test("a reply that is cut off shows what was heard of it, and nothing that comes
   assert.deepEqual([heardMs, latencyMs], [340, 612]);
 });
 
+test("a reply of which no word was heard goes", () => {
+  const { conversation, lines } = hearing(...reply);
+  conversation.interrupt("a", 12);
+  const content = [{ type: "output_audio", transcript: "" }];
+  conversation.handle({ type: "conversation.item.retrieved", item: { id: "a", content } });
+  assert.deepEqual(lines(), []);
+});
+
 test("an interruption before the first word makes no line", () => {
   const { conversation, lines } = hearing();
   conversation.interrupt("a", 0);

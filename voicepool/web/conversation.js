@@ -98,12 +98,13 @@ export class Conversation {
     if (this.#entries.delete(id)) this.#onRemove(id);
   }
 
-  /** @param {string} id the words of a reply that were heard */
+  /** @param {string} id @param {string} text the words of an interrupted reply that were heard */
   cutTo(id, text) {
-    if (this.#entries.get(id)?.heardMs != null) this.change(id, "voice", { text });
+    if (!text) this.remove(id);
+    else if (this.#entries.get(id)?.heardMs != null) this.change(id, "voice", { text });
   }
 
-  /** @param {string} id a reply's whole text */
+  /** @param {string} id @param {string} text the whole of a reply */
   complete(id, text) {
     if (!this.#entries.get(id)?.final) this.change(id, "voice", { text, final: true });
   }

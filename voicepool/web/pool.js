@@ -116,7 +116,8 @@ export function watch(pool, onStatus, period) {
     const status = await pool.status();
     if (mine !== latest) return; // an answer to what was asked with another key
     onStatus(status);
-    if (mine === latest) timer = setTimeout(ask, period);
+    // Without a key there is nothing to learn; whoever has one then asks at once.
+    if (mine === latest && status !== "key") timer = setTimeout(ask, period);
   }
   document.addEventListener("visibilitychange", ask);
   ask();

@@ -4,6 +4,8 @@ import { encode } from "./pcm.js";
 
 /** What may wait to be sent before the network counts as too slow for a call: about 15 s of sound. */
 const BACKLOG = 1 << 20;
+/** Milliseconds that a server may hold the caller before it lets them in. */
+const PATIENCE = 60_000;
 
 /** The connection was refused, or broke before it was open; browsers do not tell why. */
 export class Refused extends Error {}
@@ -36,20 +38,20 @@ export class Session extends EventTarget {
     signal.throwIfAborted();
     const socket = connect(url, key);
     return new Promise((resolve, reject) => {
-      const abort = () => {
+      const timer = setTimeout(() => socket.close(), PATIENCE);
+      const settle = (act) => () => {
+        clearTimeout(timer);
+        signal.removeEventListener("abort", abort);
+        act();
+      };
+      const abort = settle(() => {
         socket.onclose = null;
         socket.close();
         reject(signal.reason);
-      };
-      signal.addEventListener("abort", abort, { once: true });
-      socket.onopen = () => {
-        signal.removeEventListener("abort", abort);
-        resolve(new Session(socket));
-      };
-      socket.onclose = () => {
-        signal.removeEventListener("abort", abort);
-        reject(new Refused());
-      };
+      });
+      signal.addEventListener("abort", abort);
+      socket.onopen = settle(() => resolve(new Session(socket)));
+      socket.onclose = settle(() => reject(new Refused()));
     });
   }
 

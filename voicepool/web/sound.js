@@ -37,6 +37,7 @@ export class Sound extends EventTarget {
   /** @type {AudioWorkletNode} */
   #playback;
   #muted = false;
+  #closed = false;
   #clears = 0;
   /** @type {Map<number, (dropped: import("./playqueue.js").Played[]) => void>} */
   #clearing = new Map();
@@ -55,8 +56,10 @@ export class Sound extends EventTarget {
     this.#context = new AudioContext({ latencyHint: "interactive" });
     const resumed = this.#context.resume();
     if (microphone) this.#stream = await takeMicrophone();
-    await Promise.all([resumed, ...WORKLETS.map((name) => this.#load(name))]);
-    this.#connect();
+    if (!this.#closed) await Promise.all([resumed, ...WORKLETS.map((name) => this.#load(name))]);
+    // The user may have changed their mind while the browser asked them for the microphone.
+    if (this.#closed) this.close();
+    else this.#connect();
   }
 
   /** Whether there is a microphone to mute. */
@@ -106,6 +109,7 @@ export class Sound extends EventTarget {
 
   /** Give everything back. Safe at any time. */
   close() {
+    this.#closed = true;
     for (const track of this.#stream?.getTracks() ?? []) track.stop();
     for (const node of [this.#capture, this.#playback]) node?.port.postMessage({ close: true });
     if (this.#context && this.#context.state !== "closed") this.#context.close();

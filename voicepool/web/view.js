@@ -51,7 +51,8 @@ export class View {
    */
   constructor(on) {
     const { talk, interrupt, mute, announce, log } = this.#elements;
-    talk.addEventListener("click", on.talk);
+    // The second click of a double one would hang up what the first has begun.
+    talk.addEventListener("click", ({ detail }) => detail < 2 && on.talk());
     interrupt.addEventListener("click", on.interrupt);
     mute.addEventListener("click", on.mute);
     document.addEventListener("keydown", (event) => {
