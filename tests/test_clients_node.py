@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.certificates import Authority, Files
 from tests.clients import javascript
 from tests.clients import sayings as sayings_of_callers
 from tests.clients.javascript import Conversation
@@ -38,24 +40,48 @@ def sayings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sdk(node: None, speech_server: PoolServer, sayings: Path) -> Conversation:
-    """A conversation by the package `openai`."""
-    return javascript.converse("sdk.mjs", http_url(speech_server), str(sayings))
+def secure_server(
+    node: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[PoolServer, Files]]:
+    """One that speaks TLS, with a certificate of an authority that nobody knows."""
+    files = Authority(tmp_path_factory.mktemp("certificates")).issue()
+    settings: dict[str, Any] = {"app": "", "workers": 2, "spare": 2, **files.settings}
+    server = PoolServer(tmp_path_factory.mktemp("runtime"), **settings)
+    server.trust = files.trust
+    try:
+        server.stage("serving")
+        yield server, files
+    finally:
+        server.close()
 
 
 @pytest.fixture(scope="module")
-def agents(node: None, speech_server: PoolServer, sayings: Path) -> Conversation:
+def sdk(secure_server: tuple[PoolServer, Files], sayings: Path) -> Conversation:
+    """A conversation by the package `openai`, which speaks TLS unless it is made not to."""
+    return converse_securely("sdk.mjs", *secure_server, sayings)
+
+
+@pytest.fixture(scope="module", params=["plain", "tls"])
+def agents(request: pytest.FixtureRequest, node: None, sayings: Path) -> Conversation:
     """A conversation by the package `@openai/agents-realtime`."""
-    return javascript.converse("agents.mjs", http_url(speech_server), str(sayings))
+    if request.param == "tls":
+        secure, files = request.getfixturevalue("secure_server")
+        return converse_securely("agents.mjs", secure, files, sayings)
+    server: PoolServer = request.getfixturevalue("speech_server")
+    return javascript.converse("agents.mjs", http_url(server), str(sayings))
+
+
+def converse_securely(script: str, server: PoolServer, files: Files, sayings: Path) -> Conversation:
+    ca = str(files.ca)
+    return javascript.converse(script, http_url(server), str(sayings), NODE_EXTRA_CA_CERTS=ca)
 
 
 def http_url(server: PoolServer) -> str:
-    return server.url.replace("ws", "http", 1)
+    return server.url.replace("ws", "http", 1)  # wss becomes https
 
 
-@pytest.mark.parametrize("name", ["sdk", "agents"])
-def test_every_event_is_one_that_the_models_know(name: str, request: pytest.FixtureRequest) -> None:
-    conversation: Conversation = request.getfixturevalue(name)
+def check_events(conversation: Conversation) -> None:
+    """Each is one that the models know, and the script came to its end without a word."""
     brackets = Brackets()
     for event in conversation.events:
         brackets.see(validate(event))
@@ -63,6 +89,14 @@ def test_every_event_is_one_that_the_models_know(name: str, request: pytest.Fixt
     assert conversation.status == 0, conversation.stderr
     assert conversation.stderr == ""
     assert "closed" in conversation.facts
+
+
+def test_sdk_is_sent_what_the_models_know(sdk: Conversation) -> None:
+    check_events(sdk)
+
+
+def test_agents_sdk_is_sent_what_the_models_know(agents: Conversation) -> None:
+    check_events(agents)
 
 
 def test_sdk_configures_its_session(sdk: Conversation) -> None:
