@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from tests.fuzzing import FUZZING
 from tests.rvc import Page, block
 from voicepool import events
 from voicepool.wire import actions
@@ -123,9 +124,8 @@ class Call(RuleBasedStateMachine):
 
 
 Call.TestCase.settings = settings(
-    max_examples=200,
+    FUZZING,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 TestCall = Call.TestCase
