@@ -34,6 +34,9 @@ class WaitingRoom:
         self._by_fd: dict[int, Candidate] = {}
         self._watch = HangupWatch(self._hung_up)
 
+    def __len__(self) -> int:
+        return len(self._by_connection)
+
     def __contains__(self, connection: int) -> bool:
         return connection in self._by_connection
 

@@ -233,21 +233,31 @@ def prefetch(args: argparse.Namespace) -> ExitCode:
 def start(args: argparse.Namespace) -> ExitCode:
     import asyncio
 
+    from voicepool import systemd
     from voicepool.startup import Announcer, cannot_start
     from voicepool.supervisor import supervise
 
-    settings = _load(args).settings
-    choice = None if settings.app else _choice(settings)
-    if choice is not None:
-        settings = replace(settings, profile=choice.profile)  # what `status` shows is no "auto"
+    inherited = systemd.take(os.environ)
+    settings, choice = _settled(args)
     style = logs.style(settings.log_format)
     logs.configure(settings.log_level, style, color=config.wants_color(sys.stderr, os.environ))
     on_terminal = sys.stdout.isatty() and sys.stderr.isatty() and style == "pretty"
     announcer = Announcer(sys.stdout, choice, live=on_terminal and settings.log_level == "info")
     try:
-        return asyncio.run(supervise(settings, announcer))
+        return asyncio.run(
+            supervise(settings, announcer, inherited=inherited, reread=lambda: _settled(args)[0])
+        )
     except OSError as error:
         raise CallError(cannot_start(error, settings), ExitCode.CANNOT_LISTEN) from error
+
+
+def _settled(args: argparse.Namespace) -> tuple[Settings, Choice | None]:
+    """The settings of a server and its engines, None for an app. Raises ConfigError."""
+    settings = _load(args).settings
+    if settings.app:
+        return settings, None
+    choice = _choice(settings)
+    return replace(settings, profile=choice.profile), choice  # what `status` shows is no "auto"
 
 
 def _choice(settings: Settings) -> Choice:

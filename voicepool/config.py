@@ -27,6 +27,7 @@ __all__ = [
     "STAGES",
     "Effective",
     "Settings",
+    "check",
     "client",
     "is_loopback",
     "load",
@@ -84,6 +85,13 @@ def load(
     if problems:
         raise ConfigError("\n".join(problems))
     return Effective(settings, sources)
+
+
+def check(settings: Settings) -> None:
+    """Raise ConfigError where settings contradict each other, wherever they came from."""
+    problems = list(_contradictions(settings, dict.fromkeys(SPECS, "in force")))
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,9 +68,9 @@ class Forker:
     """Owns the zygote process and its control socket."""
 
     def __init__(self, settings: Settings, runtime_dir: Path, events: ForkerEvents) -> None:
+        self.events = events
         self._settings = settings
         self._runtime_dir = runtime_dir
-        self._events = events
         self._loop = asyncio.get_running_loop()
         self._rng = random.Random()
         self._failures = 0
@@ -95,6 +95,11 @@ class Forker:
     def pid(self) -> int | None:
         """The living zygote's, None between two of them."""
         return self._process.pid if self._process else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a zygote, or will be, or none can be before the settings change."""
+        return self._process is not None or bool(self._broken) or self._timer is not None
 
     # -- life of the zygote
 
@@ -207,6 +212,36 @@ class Forker:
             self._kill()
             await self._gone.wait()
 
+    # -- changing over to another
+
+    async def settled(self, ready: asyncio.Event) -> None:
+        """Wait until `ready` is set, by whoever gets our events, or the zygote has ended."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (ready, self._gone)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def hand_over(self, successor: Forker) -> None:
+        """Let another serve the forks that no zygote has been asked for; `retire` comes next."""
+        self._closing = True
+        while self._wanted:
+            _, handle = self._wanted.popitem(last=False)
+            successor.fork(handle)
+
+    async def retire(self) -> None:
+        """End the zygote and leave everything to others: its workers live on as our children.
+
+        Not by closing its socket, as `close` does: it would take the server for dead, and remove
+        the runtime directory.
+        """
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._kill()
+        await self._gone.wait()
+
     # -- forks
 
     def fork(self, handle: WorkerHandle) -> None:
@@ -224,7 +259,7 @@ class Forker:
         while self._broken and self._wanted:
             _, handle = self._wanted.popitem(last=False)
             handle.abandon()
-            self._events.fork_failed(handle, self._broken, permanent=True)
+            self.events.fork_failed(handle, self._broken, permanent=True)
 
     def _ask(self) -> None:
         while self._ready and self._wanted and self._channel is not None:
@@ -271,17 +306,19 @@ class Forker:
 
     def _dispatch(self, message: ipc.FromZygote, fds: list[int]) -> None:
         match message:
+            case ipc.ZygoteReady() | ipc.ZygoteFailed() if self._closing:
+                pass  # too late to matter
             case ipc.ZygoteReady():
                 ipc.check_version(message.version, "zygote")
                 self._ready = True
                 self._failures = 0
                 if self._timer is not None:
                     self._timer.cancel()
-                self._events.zygote_ready(message.paths, message.private)
+                self.events.zygote_ready(message.paths, message.private)
                 self._ask()
             case ipc.ZygoteFailed():
                 self._broken = message.error if message.permanent else ""
-                self._events.zygote_failed(message.error, permanent=message.permanent)
+                self.events.zygote_failed(message.error, permanent=message.permanent)
                 self._despair()
             case ipc.Forked():
                 handle = self._answered(message.worker)
@@ -293,6 +330,6 @@ class Forker:
                 handle = self._answered(message.worker)
                 if handle is not None:
                     handle.abandon()
-                    self._events.fork_failed(handle, message.error, permanent=message.permanent)
+                    self.events.fork_failed(handle, message.error, permanent=message.permanent)
             case ipc.Reaped():
-                self._events.reaped(message.worker, message.pid, message.status)
+                self.events.reaped(message.worker, message.pid, message.status)

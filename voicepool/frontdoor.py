@@ -99,6 +99,11 @@ class FrontDoor:
         """Begin to accept."""
         self.doorway.open(lambda sock, address: self._heads.add(Visitor(sock, address)))
 
+    def leave(self) -> None:
+        """Let nobody in any more, and leave those in the accept queue to the next server, which
+        has the same listener."""
+        self.doorway.leave()
+
     async def shut(self, patience: float) -> None:
         """Take in who stands in the accept queue, then close the listener.
 

@@ -95,7 +95,20 @@ class HostProbe:
         """Find the GPUs. Raises ConfigError: one is needed and there is none, or what there is
         would not do for a single worker, whoever else went."""
         await self._find_gpus()
-        ledger = Ledger(pool_settings(self._settings).budget)
+        self._check_room(self._settings)
+
+    def check(self, settings: Settings) -> None:
+        """Raise ConfigError where a reload with these settings would not do for a single worker."""
+        if (need := gpu_need(settings)) != "some" and (need == "must") != bool(self.gpus):
+            now = "does not" if need == "must" else "does"
+            raise ConfigError(
+                f"with these settings the use of GPUs changes, and the running server {now} use "
+                "any: restart it"
+            )
+        self._check_room(settings)
+
+    def _check_room(self, settings: Settings) -> None:
+        ledger = Ledger(pool_settings(settings).budget)
         readings = {name: Reading(gpu.total, gpu.used) for name, gpu in self.gpus.items()}
         ledger.update({HOST: linux.host_memory(), **readings}, 0)
         if shortfall := ledger.shortfall():

@@ -220,6 +220,10 @@ class Listen(Message, frozen=True):
     log_format: Literal["auto", "pretty", "json"]
 
 
+class Leave(Message, frozen=True):
+    """To the relay: as Shut, but leave who stands in the accept queue to the next server."""
+
+
 class Shut(Message, frozen=True):
     """To the relay: take in who stands in the accept queue, then nobody. It closes its side of the
     control socket once their heads are complete, or too late."""
@@ -234,7 +238,7 @@ class Arrived(Message, frozen=True):
     port: int
 
 
-ToRelay = Listen | Shut
+ToRelay = Listen | Shut | Leave
 
 
 # --- the channel -----------------------------------------------------------------------------

@@ -42,8 +42,11 @@ class Doorway(Protocol):
     def rearm(self) -> None:
         """A descriptor may have come back."""
 
+    def leave(self) -> None:
+        """Close the listener and leave who stands in its queue to whoever else has it open."""
+
     async def shut(self, patience: float) -> None:
-        """Take in who stands in the accept queue, then close the listener."""
+        """Take in who stands in the accept queue, then close the listener. Nothing, once left."""
 
     async def close(self) -> None:
         """Let go of everything; nobody whom it let in is there any more."""
@@ -73,12 +76,18 @@ class Acceptor:
         if not self._armed and self._admit is not None and self._listener.fileno() >= 0:
             self._arm()
 
+    def leave(self) -> None:
+        self._disarm()
+        self._listener.close()
+
     async def shut(self, patience: float = 0.0) -> None:
         """Takes no time: whoever is in the queue has connected already."""
         self.take_in()
 
     def take_in(self) -> None:
         """As `shut`."""
+        if self._listener.fileno() < 0:
+            return
         # Out of descriptors: the kernel cuts off those that are left.
         with contextlib.suppress(OSError):
             for _ in range(BACKLOG):
@@ -146,13 +155,18 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Callers speak first: woken with their head there, not before it, one wake-up does. Who is
-        # silent for a second is accepted all the same, and then has to meet the head's deadline.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
         listener.bind(address)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
+        prepare(listener)
     except BaseException:
         listener.close()
         raise
     return listener
+
+
+def prepare(listener: socket.socket) -> None:
+    """Let a bound socket, or one that listens already, listen as ours do. Raises OSError."""
+    # Callers speak first: woken with their head there, not before it, one wake-up does. Who is
+    # silent for a second is accepted all the same, and then has to meet the head's deadline.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)

@@ -42,6 +42,12 @@ class Reception:
         self.paths: frozenset[str] | None = None
         """The app's WebSocket paths; None until its zygote has said."""
 
+    def renew(self, access: Access, pages: Pages, paths: Iterable[str]) -> None:
+        """From now on these; callers who are in are not asked again."""
+        self._access = access
+        self._pages = pages
+        self.paths = frozenset(paths)
+
     @property
     def has_page(self) -> bool:
         """Whether there is something for browsers at "/": our own page needs CALL_PATH.

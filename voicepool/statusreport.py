@@ -76,6 +76,10 @@ def _server(supervisor: Supervisor) -> dict[str, Any]:
             "pid": supervisor.forker.pid,
             "restarts": max(0, supervisor.forker.restarts),
         },
+        "reloads": {
+            "count": supervisor.reloader.count,
+            "last_error": supervisor.reloader.error,
+        },
         "relay": _relay(supervisor) if supervisor.settings.tls_cert else None,
     }
 

@@ -17,33 +17,43 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from voicepool import ipc, linux, pool, tlsfiles
 from voicepool.agentcheck import AgentCheck, listen_for_agents
 from voicepool.answers import refuse
 from voicepool.callers import Candidate, WaitingRoom
-from voicepool.config import Settings
+from voicepool.config import Settings, check
 from voicepool.errors import ExitCode, IllegalEvent
 from voicepool.forker import Forker
 from voicepool.frontdoor import FrontDoor, Visitor
 from voicepool.handles import WorkerHandle
 from voicepool.hostprobe import HostProbe
-from voicepool.listener import Acceptor, listen
+from voicepool.listener import Acceptor, listen, prepare
 from voicepool.logs import FloodGuard
 from voicepool.pages import Pages
 from voicepool.pool import Pool, Reason
 from voicepool.progress import Progress, never_fits, progress_of
 from voicepool.reception import Reception
+from voicepool.reloader import Reloader, Reread
 from voicepool.rules import access_rules, pool_settings
 from voicepool.rundir import RuntimeDir
+from voicepool.servicelink import ServiceLink
 from voicepool.statusreport import status_report
+from voicepool.systemd import Inheritance
 from voicepool.tlsdoor import TlsDoor
 
 log = logging.getLogger("voicepool.supervisor")
 
 FAREWELL_SECONDS: Final = 1.0
 """How long the last refusals may take to be read when the server is going down."""
+
+SEEING_IN_SECONDS: Final = 0.05
+"""How often a server that lets nobody in any more looks whether all who are in are served."""
+
+OVERDUE_SECONDS: Final = 5.0
+"""How late the pool's timer may be before the supervisor takes itself for broken."""
 
 REFUSALS: Final = {
     Reason.FULL: "every worker is in a call and the waiting room is full",
@@ -63,14 +73,24 @@ class Supervisor:
         runtime: RuntimeDir,
         announce: Callable[[Progress], None],
         agents: socket.socket | None = None,
+        *,
+        inherited: Inheritance | None = None,
+        reread: Reread | None = None,
     ) -> None:
-        """Owns the sockets and `runtime`; `announce` must not block. `agents`: the agent port."""
+        """Owns the sockets and `runtime`; `announce` must not block. `agents`: the agent port.
+
+        `inherited`: what a service manager has given us; `reread`: where HUP finds new settings.
+        """
         self.settings = settings
         self.url = _url(listener, secure=bool(settings.tls_cert))
         self.started_at = time.time()
         self.exit_code = ExitCode.OK
         self._announce = announce
+        self.runtime_dir = runtime.path
         self._runtime = runtime
+        inherited = inherited or Inheritance()
+        self._queue_stays = inherited.listener is not None
+        """The accept queue outlives this server: another will serve who stands there."""
         self._loop = asyncio.get_running_loop()
         self.pool = Pool(pool_settings(settings), random.Random())
         self._events: deque[pool.Event] = deque()
@@ -80,6 +100,8 @@ class Supervisor:
         self._connections = 0
         self._came_up = False
         self._draining = False
+        self._leaving = False
+        self._on_terminal = os.isatty(0)
         self._told: Progress | None = None
         self._flood = FloodGuard(log)
         self._done = asyncio.Event()
@@ -103,6 +125,12 @@ class Supervisor:
             status=lambda: status_report(self),
             on_call=self._on_call,
         )
+        self.link = ServiceLink(
+            inherited, lambda: self._progress(self.pool.snapshot()), self.ailment
+        )
+        self.reloader = Reloader(self, reread)
+        self._reloading: asyncio.Task[None] | None = None
+        self._prober: asyncio.Task[None] | None = None
 
     # -- life
 
@@ -115,31 +143,104 @@ class Supervisor:
             self._loop.add_signal_handler(signum, self._drain)
         self._loop.add_signal_handler(signal.SIGUSR1, self._dump)
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
-        prober: asyncio.Task[None] | None = None
+        self._loop.add_signal_handler(signal.SIGHUP, self._on_hup)
+        self.link.start()
         try:
             await self.probe.prepare()
             self.door.open()
             if self._agents is not None:
                 self._agents.open()
-            prober = self._loop.create_task(self.probe.run())
+            self._prober = self._loop.create_task(self.probe.run())
             self.forker.start()
+            self._reloading = self._loop.create_task(self.reloader.run())
             self._report()
             await self._done.wait()
         finally:
-            if prober is not None:
-                prober.cancel()
-                await asyncio.wait([prober])
+            tasks = [task for task in (self._prober, self._reloading) if task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._close()
         self._announce(Progress("stopped"))
         return self.exit_code
 
     def _drain(self) -> None:
         """TERM or INT: the first one drains, the second ends the calls too."""
+        self.link.stopping()
+        if self._queue_stays and not self._leaving:
+            self._leave()
+            return
+        if self._leaving and not self._draining:
+            self._end_service()  # and again, for this is the second signal
+        self._end_service()
+
+    def _end_service(self) -> None:
         self._draining = True
+        if self._reloading is not None:
+            self._reloading.cancel()
         log.info("draining", extra={"callers": self.pool.snapshot().callers})
         self._tell(pool.DrainRequested())
         self._report()
         self._finish_if_drained()
+
+    def _leave(self) -> None:
+        """Leave the accept queue to the next server. Who is past it shall not be refused for
+        having come too early: they are served first, or have their time to wait."""
+        self._leaving = True
+        self.door.leave()
+        left = self.settings.queue_timeout + self.settings.head_timeout
+        log.info("no more callers are let in", extra={"waiting": len(self._waiting)})
+        self._see_in(self._loop.time() + left)
+
+    def _see_in(self, deadline: float) -> None:
+        if self._draining:
+            return  # a second signal
+        if (self._waiting or self.door.heads) and self._loop.time() < deadline:
+            self._loop.call_later(SEEING_IN_SECONDS, self._see_in, deadline)
+        else:
+            self._end_service()
+
+    def _on_hup(self) -> None:
+        """HUP: a reload, unless it is our terminal that hangs up, which is the user's going."""
+        if self._on_terminal and not os.isatty(0):
+            self._drain()
+        elif self._leaving or self._draining:
+            log.info("no reload while draining")
+        else:
+            self.reloader.request()
+
+    def renew(
+        self, settings: Settings, pages: Pages, forker: Forker, paths: list[str], private: int
+    ) -> Forker:
+        """A reload takes hold; the forker that is of no more use. `paths`, `private`: as the new
+        zygote has told them."""
+        old, self.forker = self.forker, forker
+        forker.events = self
+        old.hand_over(forker)
+        self.settings = settings
+        self.reception.renew(access_rules(settings), pages, paths)
+        self._tell(pool.ReloadRequested(pool_settings(settings)))
+        self.probe.open(private)
+        return old
+
+    def ailment(self) -> str:
+        """What is wrong with this process's own machinery, "" while it is well.
+
+        That it is asked at all shows that the event loop goes round.
+        """
+        if self._prober is None or self._draining:
+            return ""  # not all of it is there yet, or any more
+        try:
+            self._tick()
+        except Exception:
+            log.exception("the pool fails")
+            return "the pool fails"
+        deadline = self.pool.next_deadline
+        if deadline is not None and deadline < self._loop.time() - OVERDUE_SECONDS:
+            return "the pool's deadlines are not met"
+        if self._prober.done():
+            return "memory is not looked at any more"
+        return "" if self.forker.alive else "no zygote is coming"
 
     def _dump(self) -> None:
         """USR1: the state of everything, in the log."""
@@ -167,12 +268,15 @@ class Supervisor:
         # Whoever stands in the accept queue gets an answer too: the pool refuses them all.
         await self.door.shut(FAREWELL_SECONDS)
         await self.probe.close()
+        for forker in list(self.reloader.forkers):
+            await forker.retire()
         await self.forker.close()
         await self.door.close(FAREWELL_SECONDS)
         if self._agents is not None:
             await self._agents.close()
         self._waiting.close()
         self._reap()
+        self.link.close()
         self._runtime.close()
 
     def _reap(self) -> None:
@@ -182,6 +286,7 @@ class Supervisor:
         """
         awaited = {handle.pid for handle in self._handles.values()}
         awaited |= {self.forker.pid, self.probe.pid, self.door.doorway.pid}
+        awaited |= {forker.pid for forker in self.reloader.forkers}
         while linux.reap(spare=awaited) is not None:
             pass
 
@@ -202,6 +307,7 @@ class Supervisor:
             self._telling = False
             self._set_timer()
         self._report()
+        self.link.changed()
 
     def _carry_out(self, command: pool.Command) -> None:
         match command:
@@ -279,9 +385,7 @@ class Supervisor:
         if snapshot.shortfall and not self._came_up and not self._draining:
             self.fail(ExitCode.USAGE, never_fits(snapshot.shortfall))
             return
-        progress = progress_of(
-            snapshot, self.settings.workers, preloaded=self.reception.paths is not None
-        )
+        progress, _ = self._progress(snapshot)
         if progress == self._told:
             return
         self._told = progress
@@ -291,6 +395,10 @@ class Supervisor:
         if self.settings.strict and not self._draining and (progress.stage == "trouble" or short):
             self.exit_code = ExitCode.CANNOT_WARM
             self._drain()
+
+    def _progress(self, snapshot: pool.Snapshot) -> tuple[Progress, pool.Snapshot]:
+        preloaded = self.reception.paths is not None
+        return progress_of(snapshot, self.settings.workers, preloaded=preloaded), snapshot
 
     # -- callers
 
@@ -415,14 +523,33 @@ def _url(listener: socket.socket, *, secure: bool) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
+def _bound(settings: Settings, listener: socket.socket) -> Settings:
+    """The settings with the address of the inherited listener, which is nobody's to choose here.
+
+    Raises ConfigError, as the start does, where that address is public and anyone might call.
+    """
+    host, port = listener.getsockname()[:2]
+    if (settings.host, settings.port) != (host, port):
+        log.info("the service manager has chosen the address", extra={"host": host, "port": port})
+    settings = replace(settings, host=host, port=port)
+    check(settings)
+    prepare(listener)
+    return settings
+
+
 async def supervise(
-    settings: Settings, announce: Callable[[Supervisor, Progress], None]
+    settings: Settings,
+    announce: Callable[[Supervisor, Progress], None],
+    *,
+    inherited: Inheritance | None = None,
+    reread: Reread | None = None,
 ) -> ExitCode:
-    """Run a server to its end; the exit code.
+    """Run a server to its end; the exit code. `inherited`, `reread`: as Supervisor takes them.
 
     Raises OSError when the address cannot be bound or the runtime directory cannot be made, and
     ConfigError.
     """
+    inherited = inherited or Inheritance()
     if settings.tls_cert:
         # For the relay to read again: what is wrong with them is better said before anything runs.
         context = tlsfiles.context_from(settings.tls_cert, settings.tls_key)
@@ -432,8 +559,10 @@ async def supervise(
     linux.become_subreaper()
     os.umask(0o077)
     with contextlib.ExitStack() as undo:
-        listener = listen(settings.host, settings.port)
+        listener = inherited.listener or listen(settings.host, settings.port)
         undo.callback(listener.close)
+        if inherited.listener:
+            settings = _bound(settings, listener)
         agents = (
             listen_for_agents(settings.host, settings.agent_port) if settings.agent_port else None
         )
@@ -442,7 +571,13 @@ async def supervise(
         runtime = RuntimeDir(settings.runtime_dir)
         undo.callback(runtime.close)
         supervisor = Supervisor(
-            settings, listener, runtime, lambda step: announce(supervisor, step), agents
+            settings,
+            listener,
+            runtime,
+            lambda step: announce(supervisor, step),
+            agents,
+            inherited=inherited,
+            reread=reread,
         )
         undo.pop_all()
     return await supervisor.run()

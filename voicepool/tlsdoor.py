@@ -122,14 +122,24 @@ class TlsDoor:
         except OSError as error:
             self._retry(began, self._loop.time(), "no TLS relay can start", error=error.strerror)
 
+    def leave(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._closing = True
+        if self._running is not None:
+            with contextlib.suppress(OSError):
+                self._running.helper.channel.send(ipc.Leave())
+        self._listener.close()
+
     async def shut(self, patience: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._closing = True
         if self._running is not None:
-            self._silent.clear()
             with contextlib.suppress(OSError, TimeoutError):
-                self._running.helper.channel.send(ipc.Shut())
+                if self._listener.fileno() >= 0:
+                    self._silent.clear()
+                    self._running.helper.channel.send(ipc.Shut())
                 async with asyncio.timeout(patience):
                     await self._silent.wait()
         self._stop_reading()

@@ -142,7 +142,7 @@ class Relay:
         await self._farewells.close(GOODBYE_SECONDS)
 
     def _read(self) -> None:
-        """What the supervisor says: Shut, or nothing more."""
+        """What the supervisor says: Shut, Leave, or nothing more."""
         try:
             received = self._channel.receive()
         except BlockingIOError:
@@ -153,6 +153,8 @@ class Relay:
             self._loop.remove_reader(self._channel.fileno())
             self._released.set()
         else:
+            if isinstance(received[0], ipc.Leave):
+                self._acceptor.leave()
             self._acceptor.take_in()
             self._shutting = True
             self._tell_if_done()
