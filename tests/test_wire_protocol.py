@@ -11,8 +11,9 @@ import pytest
 from tests.realtime import Wire
 from voicepool import events
 from voicepool.engines.base import Message
-from voicepool.wire.actions import DeleteItem, Respond, Send
-from voicepool.wire.realtime import conversation
+from voicepool.wire.actions import DeleteItem, HangUp, Respond, Send
+from voicepool.wire.realtime import conversation, items
+from voicepool.wire.realtime.requests import MAX_CLIPS
 from voicepool.wire.realtime.transcripts import MAX_TURNS, Transcripts
 
 
@@ -185,6 +186,7 @@ def test_a_client_cannot_take_the_id_of_a_turn_that_has_begun(wire: Wire) -> Non
 
 def test_an_error_of_the_servers_own_has_no_event_id(wire: Wire) -> None:
     (sent,) = wire.take(wire.protocol.expire(3600.0))
+    assert wire.actions[-1] == HangUp(sent["error"]["message"])
     assert sent["error"] == {
         "type": "invalid_request_error",
         "code": "session_expired",
@@ -200,3 +202,60 @@ def test_turns_that_never_get_a_transcript_do_not_pile_up() -> None:
         transcripts.expect(f"item_{number}")
     assert "item_4" not in transcripts
     assert "item_5" in transcripts
+
+
+def test_a_response_limits_its_tokens_as_it_likes(wire: Wire) -> None:
+    wire.say("session.update", session={"max_output_tokens": 40})
+    wire.say("response.create", response={"max_output_tokens": "inf"})
+    asked = wire.actions[-1]
+    assert isinstance(asked, Respond)
+    assert asked.request.max_tokens == "inf"
+    (created,) = wire.hear(events.ResponseStarted("resp_1", asked.request))
+    assert created["response"]["max_output_tokens"] == "inf"
+
+
+def test_a_response_answers_nothing_where_its_input_is_empty(wire: Wire) -> None:
+    wire.say("response.create", response={"input": []})
+    asked = wire.actions[-1]
+    assert isinstance(asked, Respond)
+    assert asked.request.messages == []
+    assert asked.request.remember
+
+
+def test_a_response_waits_for_the_words_of_the_item_that_it_refers_to(wire: Wire) -> None:
+    wire.hear(events.SpeechStarted("item_u", 0), events.TurnCommitted("item_u", None))
+    reference = {"type": "item_reference", "id": "item_u"}
+    wire.say("response.create", response={"conversation": "none", "input": [reference]})
+    asked = wire.actions[-1]
+    assert isinstance(asked, Respond)
+    assert asked.request.messages == [events.Said("item_u")]
+
+
+def test_sound_in_too_many_items_of_an_input_is_refused(wire: Wire) -> None:
+    part = {"type": "input_audio", "audio": "AAA="}
+    item = {"type": "message", "role": "user", "content": [part]}
+    wire.say("response.create", response={"input": [item] * MAX_CLIPS})
+    asked = wire.actions[-1]
+    assert isinstance(asked, Respond)
+    assert sorted(asked.clips) == list(range(MAX_CLIPS))
+    (error,) = wire.say("response.create", response={"input": [item] * (MAX_CLIPS + 1)})
+    assert error["error"]["param"] == "response.input"
+
+
+def test_large_images_are_left_out_and_small_ones_are_not(wire: Wire) -> None:
+    small, large = "data:" + "x" * 1_000, "data:" + "x" * items.MAX_IMAGE_CHARS
+    parts = [{"type": "input_image", "image_url": url} for url in (small, large, small)]
+    item = {"type": "message", "role": "user", "content": parts}
+    added = wire.say("conversation.item.create", item=item)[0]
+    assert [part.get("image_url") for part in added["item"]["content"]] == [small, None, None]
+
+
+@pytest.mark.parametrize("length", [128, 129])
+def test_ids_have_128_characters_at_most(wire: Wire, length: int) -> None:
+    sent = wire.say("conversation.item.create", item=text_item("x", id="i" * length))
+    assert (sent[0]["type"] == "error") == (length > 128)
+
+
+def test_there_is_no_output_buffer_to_clear(wire: Wire) -> None:
+    (error,) = wire.say("output_audio_buffer.clear", event_id="e")
+    assert (error["error"]["code"], error["error"]["event_id"]) == ("invalid_value", "e")

@@ -160,10 +160,10 @@ class PromptText(Struct, tag_field="type", tag="input_text"):
     text: str
 
 
-class PromptImage(Struct, tag_field="type", tag="input_image", omit_defaults=True):
+class PromptImage(Struct, tag_field="type", tag="input_image"):
     detail: Literal["low", "high", "auto", "original"] = "auto"
-    file_id: str | None = None
-    image_url: str | None = None
+    file_id: str | UnsetType | None = UNSET
+    image_url: str | UnsetType | None = UNSET
 
 
 class PromptFile(Struct, tag_field="type", tag="input_file", omit_defaults=True):
