@@ -21,6 +21,7 @@ from websockets.typing import Subprotocol
 
 from tests.instruments import Cue, ScriptedRecognizer, ScriptedStream, engines, says
 from tests.realtime import Brackets, validate
+from voicepool import clips, g711
 from voicepool.audio import Resampler
 from voicepool.engines.base import ChatRequest, Engines, Finished, TextDelta
 from voicepool.errors import EngineError
@@ -211,6 +212,63 @@ async def test_fifteen_mebibytes_in_one_append_hold_nobody_up() -> None:
         assert ticks > 1_600
 
 
+MU_LAW, A_LAW = {"type": "audio/pcmu"}, {"type": "audio/pcma"}
+
+
+async def test_a_call_in_telephone_sound() -> None:
+    """G.711 in, the other law out, another format for one response, and back in mid call."""
+    async with calling(engines(says("Hello there.")), format=MU_LAW) as (client, _):
+        formats = {"output": {"format": A_LAW}}
+        await client.send("session.update", session={"type": "realtime", "audio": formats})
+        caller = np.concatenate([np.full(4_800, 0.5), np.zeros(7_200)]).astype(np.float32)
+        await client.append(g711.encode(caller, g711.Law.MU))
+        stopped = await client.until("input_audio_buffer.speech_stopped")
+        assert 500 < stopped["audio_end_ms"] < 1_500
+        await client.until("response.done")
+        # 100 ms of tone a word, at 8 kHz, a byte a sample.
+        assert len(client.sound()) == 1_600
+        assert np.abs(g711.decode(client.sound(), g711.Law.A)).max() > 0.1
+        client.seen.clear()
+        wide = {"output": {"format": {"type": "audio/pcm", "rate": 48_000}}}
+        await client.create_text("again")
+        await client.send("response.create", response={"audio": wide})
+        created = await client.until("response.created")
+        assert created["response"]["audio"]["output"]["format"] == wide["output"]["format"]
+        await client.until("response.done")
+        assert len(client.sound()) == 9_600 * 2
+
+
+async def test_a_format_may_change_in_mid_turn() -> None:
+    """The sound before and after is one turn, each heard at its own rate."""
+    stt = ScriptedRecognizer()
+    async with calling(engines(stt=stt), **MANUAL) as (client, _):
+        await client.append(sound(500))
+        for format, data in ((MU_LAW, bytes(4_000)), ({"type": "audio/pcm"}, sound(500))):
+            heard = {"input": {"format": format}}
+            await client.send("session.update", session={"type": "realtime", "audio": heard})
+            await client.append(data)
+        await client.send("input_audio_buffer.commit")
+        await client.until("conversation.item.input_audio_transcription.completed")
+    heard_samples = sum(map(len, stt.heard))
+    assert abs(heard_samples - 16_000 * 3 // 2) <= 2
+
+
+async def test_a_transcription_session() -> None:
+    app = SpeechApp(engines(stt=ScriptedRecognizer(finals=["what was said"])))
+    async with (
+        hosting(app) as (_, port),
+        connect(f"ws://127.0.0.1:{port}/v1/realtime?intent=transcription") as websocket,
+    ):
+        client = Client(websocket)
+        created = await client.until("session.created")
+        assert created["session"]["type"] == "transcription"
+        await client.append(sound(600) + sound(900, 0.0))
+        completed = await client.until("conversation.item.input_audio_transcription.completed")
+        assert completed["transcript"] == "what was said"
+        await client.send("response.create")
+        assert (await client.until("error", "response.created"))["type"] == "error"
+
+
 # --- items -----------------------------------------------------------------------------------
 
 
@@ -246,6 +304,103 @@ async def test_an_item_of_sound_that_nobody_can_transcribe_has_its_place_all_the
         assert failed["item_id"] == "clip"
         await client.send("conversation.item.retrieve", item_id="clip")
         await client.until("conversation.item.retrieved")
+
+
+async def test_a_clip_holds_up_nobodys_next_message() -> None:
+    """Its recogniser is stuck: all else goes on, and what is asked of the model waits for it."""
+    asked: list[ChatRequest] = []
+
+    def reply(request: ChatRequest) -> list[Any]:
+        asked.append(request)
+        return [TextDelta("Yes."), Finished()]
+
+    stt = Stuck(finals=["what the clip says"])
+    async with calling(engines(reply, stt=stt), **MANUAL) as (client, _):
+        part = {"type": "input_audio", "audio": base64.b64encode(sound(700)).decode()}
+        item = {"id": "clip", "type": "message", "role": "user", "content": [part]}
+        await client.send("conversation.item.create", item=item)
+        await client.create_text("typed later")
+        await client.send("conversation.item.create", previous_item_id="root", item=item)
+        await client.send("conversation.item.retrieve", item_id="clip")
+        await client.send("response.create")
+        retrieved = await client.until("conversation.item.retrieved")
+        assert retrieved["item"]["content"][0]["transcript"] is None
+        told = [each for each in client.seen if each["type"] == "conversation.item.added"]
+        assert [each["previous_item_id"] for each in told] == [None, "clip"]
+        assert [each["error"]["code"] for each in client.seen if each["type"] == "error"] == [
+            "item_create_duplicate_item_id"
+        ]
+        await client.until("response.created")
+        assert not asked
+        stt.gate.set()
+        await client.until("response.done")
+        said = [each.content for each in asked[0].messages if each.role == "user"]
+        assert said == ["what the clip says", "typed later"]
+
+
+async def test_clips_are_bounded() -> None:
+    """What is more than a few waits in the socket until there is room."""
+    stt = Stuck(finals=[f"clip {number}" for number in range(clips.MOST + 1)])
+    async with calling(engines(stt=stt), **MANUAL) as (client, _):
+        part = {"type": "input_audio", "audio": base64.b64encode(sound(300)).decode()}
+        item = {"type": "message", "role": "user", "content": [part]}
+        for number in range(clips.MOST + 1):
+            await client.send("conversation.item.create", item={**item, "id": f"clip {number}"})
+        await client.send("input_audio_buffer.clear")
+        for _ in range(clips.MOST):
+            await client.until("conversation.item.added")
+        assert not any(each["type"] == "input_audio_buffer.cleared" for each in client.seen)
+        stt.gate.set()
+        await client.until("input_audio_buffer.cleared")
+        added = [e["item"]["id"] for e in client.seen if e["type"] == "conversation.item.added"]
+        assert added == [f"clip {number}" for number in range(clips.MOST + 1)]
+
+
+async def test_a_response_to_sound_of_its_own() -> None:
+    asked: list[ChatRequest] = []
+
+    def reply(request: ChatRequest) -> list[Any]:
+        asked.append(request)
+        return [TextDelta("Yes."), Finished()]
+
+    stt = ScriptedRecognizer(finals=["the first", EngineError("broken")])
+    async with calling(engines(reply, stt=stt), **MANUAL) as (client, _):
+        part = {"type": "input_audio", "audio": base64.b64encode(sound(700)).decode()}
+        heard = {"type": "message", "role": "user", "content": [part]}
+        text = {"type": "input_text", "text": "typed"}
+        typed = {"type": "message", "role": "user", "content": [text]}
+        aside = {"conversation": "none", "input": [typed, heard]}
+        await client.send("response.create", response=aside)
+        assert (await client.until("response.done"))["response"]["status"] == "completed"
+        assert [each.content for each in asked[0].messages] == ["typed", "the first"]
+        await client.send("response.create", response=aside)
+        failed = await client.until("response.done")
+        assert failed["response"]["status_details"]["error"]["code"] == "stt_failed"
+        bad = {**heard, "content": [{**part, "audio": "A" * 20_000 + "!!!!"}]}
+        await client.send("response.create", event_id="bad", response={"input": [bad]})
+        error = (await client.until("error"))["error"]
+        assert (error["event_id"], error["param"]) == ("bad", "response.input[0].content[0].audio")
+
+
+async def test_a_response_to_a_turn_whose_words_are_yet_to_come() -> None:
+    asked: list[ChatRequest] = []
+
+    def reply(request: ChatRequest) -> list[Any]:
+        asked.append(request)
+        return [TextDelta("Yes."), Finished()]
+
+    stt = Stuck(finals=["what was said"])
+    async with calling(engines(reply, stt=stt), **MANUAL) as (client, _):
+        await client.append(sound(700))
+        await client.send("input_audio_buffer.commit")
+        turn = (await client.until("input_audio_buffer.committed"))["item_id"]
+        reference = {"type": "item_reference", "id": turn}
+        aside = {"conversation": "none", "input": [reference], "instructions": "Judge."}
+        await client.send("response.create", response=aside)
+        await client.until("response.created")
+        stt.gate.set()
+        await client.until("response.done")
+        assert [each.content for each in asked[0].messages] == ["Judge.", "what was said"]
 
 
 async def test_deleted_items_are_not_in_the_prompt() -> None:
@@ -503,6 +658,13 @@ async def test_a_call_at_its_limit_is_told_so() -> None:
         host.calls[0].cancel("call_limit")
         error = await client.until("error")
         assert error["error"]["code"] == "session_expired"
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.until("response.done")
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (
+            1001,
+            error["error"]["message"],
+        )
         assert (await host.ended()).cancelled()
 
 
