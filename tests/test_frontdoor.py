@@ -13,6 +13,7 @@ import pytest
 
 from tests.rawhttp import parse, upgrade
 from voicepool import frontdoor
+from voicepool.access import Admitted
 from voicepool.callers import Candidate, WaitingRoom
 from voicepool.errors import ConfigError
 from voicepool.frontdoor import Farewells, FrontDoor, HangupWatch, Visitor
@@ -418,7 +419,7 @@ async def test_waiting_room_owns_its_callers(callers: Callers) -> None:
     lost: list[int] = []
     room = WaitingRoom(lost.append)
     for number, (ours, _) in enumerate(callers):
-        room.add(Candidate(number, Visitor(ours, ("h", number)), "h", ""))
+        room.add(Candidate(number, Visitor(ours, ("h", number)), "h", Admitted("")))
         room.watch(number)
     taken = room.take(0)
     assert taken.assign.port == 0
@@ -448,7 +449,7 @@ async def test_caller_who_is_taken_while_others_hang_up(callers: Callers) -> Non
 
     room = WaitingRoom(on_lost)
     for number, (ours, theirs) in enumerate(callers):
-        room.add(Candidate(number, Visitor(ours, ("h", number)), "h", ""))
+        room.add(Candidate(number, Visitor(ours, ("h", number)), "h", Admitted("")))
         room.watch(number)
         theirs.close()
     await until(lambda: bool(lost))

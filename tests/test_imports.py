@@ -103,6 +103,8 @@ def test_the_pool_needs_nothing_but_the_standard_library() -> None:
         (package("voicepool.wire"), {"msgspec", "numpy", "soxr"}),
         (["voicepool.request", "voicepool.answers"], {"h11", "msgspec"}),
         (["voicepool.access"], {"h11"}),
+        (["voicepool.openaiapi"], {"h11", "msgspec"}),
+        (["voicepool.clientsecrets"], set()),
         (["voicepool.dialogue"], set()),
         (["voicepool.sentences", "voicepool.quantities"], set()),
         (package("voicepool.spoken"), {"babel", "num2words"}),
@@ -195,6 +197,7 @@ def test_only_the_settings_read_the_environment() -> None:
         "voicepool.bench.commands",  # hands it to config.client
         "voicepool.commands",  # hands it to config.load
         "voicepool.forker",  # the zygote's, with one thread for every library
+        "voicepool.tlsrelay",  # hands it to config.wants_color
         "voicepool.worker",  # its own TMPDIR and CUDA_VISIBLE_DEVICES
         "voicepool.zygote",  # hands it to config.wants_color
     }

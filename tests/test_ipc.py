@@ -24,12 +24,15 @@ PRIVATE = 12345
 MESSAGES: list[tuple[Any, ipc.Message]] = [
     (ipc.ToZygote, ipc.Configure(1, "a:b", {"workers": 2, "api_keys": []}, "/run/x")),
     (ipc.ToZygote, ipc.Fork(7, "GPU-5a", "/run/x/worker-7")),
+    (ipc.ToZygote, ipc.Preset(5, b"{}", "realtime")),
+    (ipc.FromZygote, ipc.Preview(5, b"{}", b"{}")),
+    (ipc.FromZygote, ipc.Preview(5, error="no", code="invalid_value", param="session")),
     (ipc.FromZygote, ipc.ZygoteReady(1, ["/echo"], PRIVATE)),
     (ipc.FromZygote, ipc.ZygoteFailed("no module", True)),
     (ipc.FromZygote, ipc.Forked(7, 4711)),
     (ipc.FromZygote, ipc.ForkFailed(7, "no memory")),
     (ipc.FromZygote, ipc.Reaped(7, 4711, -9)),
-    (ipc.ToWorker, ipc.Assign(3, "192.0.2.7", 1234, "cafe")),
+    (ipc.ToWorker, ipc.Assign(3, "192.0.2.7", 1234, "cafe", bytes(ipc.MAX_PREVIEW))),
     (ipc.ToWorker, ipc.Stop("drain")),
     (ipc.FromWorker, ipc.Hello(1, 4711)),
     (ipc.FromWorker, ipc.Ready(PRIVATE)),
@@ -37,8 +40,11 @@ MESSAGES: list[tuple[Any, ipc.Message]] = [
     (ipc.FromWorker, ipc.Ended(PRIVATE, "completed")),
     (ipc.FromWorker, ipc.Beat(PRIVATE)),
     (ipc.FromWorker, ipc.Failed("no model", False)),
+    (ipc.ToRelay, ipc.Listen("cert.pem", "key.pem", 5.0, 1024, "info", "auto")),
+    (ipc.ToRelay, ipc.Shut()),
+    (ipc.ToRelay, ipc.Leave()),
 ]
-UNIONS = (ipc.ToZygote, ipc.FromZygote, ipc.ToWorker, ipc.FromWorker)
+UNIONS = (ipc.ToZygote, ipc.FromZygote, ipc.ToWorker, ipc.FromWorker, ipc.ToRelay)
 
 
 def open_fds() -> set[str]:

@@ -35,6 +35,8 @@ class Denied:
 class Admitted:
     identity: str
     """A short fingerprint of the key; "" where none is asked for."""
+    session: bytes = b""
+    """What the call shall begin with, where it was a client secret: as `app.Caller` has it."""
 
 
 class Access:
@@ -79,11 +81,27 @@ class Access:
             )
         return None
 
+    def cors(self, head: Head) -> dict[str, str]:
+        """What lets a page read the answer, once `check_site` has let its request pass: nothing,
+        where it is no page of another origin (Fetch standard, "CORS protocol")."""
+        origin = head.get("origin")
+        if origin is None:
+            return {}
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Expose-Headers": "Retry-After",
+            "Vary": "Origin",
+        }
+
+    @property
+    def asks_for_keys(self) -> bool:
+        return bool(self._keys)
+
     def check_key(self, head: Head) -> Admitted | Denied:
         """The API key, wherever clients carry it."""
         if not self._keys:
             return Admitted("")
-        given = _given_key(head)
+        given = given_key(head)
         if given is None:
             return Denied(
                 401,
@@ -136,7 +154,8 @@ def fingerprint(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:8]
 
 
-def _given_key(head: Head) -> str | None:
+def given_key(head: Head) -> str | None:
+    """The key that a request carries, wherever clients put it; not necessarily a good one."""
     authorization = head.get("authorization")
     if authorization is not None:
         scheme, _, token = authorization.partition(" ")

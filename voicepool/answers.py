@@ -7,7 +7,7 @@ wrong and what to do, error.code is for programs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -52,9 +52,20 @@ def respond(
     return beginning if head else beginning + payload
 
 
-def error_body(message: str, code: str, kind: str = "invalid_request_error") -> object:
-    """The JSON of a refusal."""
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+def error_body(
+    message: str, code: str, kind: str = "invalid_request_error", param: str | None = None
+) -> object:
+    """The JSON of a refusal. `param`: which part of the request is wrong."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def with_headers(response: bytes | FileAnswer, headers: Mapping[str, str]) -> bytes | FileAnswer:
+    """The same response with more headers."""
+    beginning = response.start if isinstance(response, FileAnswer) else response
+    status, line_end, rest = beginning.partition(b"\r\n")
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    beginning = status + line_end + lines.encode("latin-1") + rest
+    return replace(response, start=beginning) if isinstance(response, FileAnswer) else beginning
 
 
 def refuse(

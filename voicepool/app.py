@@ -32,8 +32,8 @@ class Caller:
     identity: str
     """A short fingerprint of the API key that let the caller in, "" where none is asked for."""
     session: bytes = b""
-    """What the call shall begin with, where a client secret let the caller in: the `session` of
-    the request that made the secret, JSON as it was sent and validated. b"" otherwise."""
+    """What the call shall begin with, where a client secret let the caller in: what the app's
+    `preset` has made of the session it was made with (`Preview.stored`). b"" otherwise."""
 
 
 caller: ContextVar[Caller] = ContextVar("voicepool.caller")
@@ -77,6 +77,29 @@ class Rehearsing(Protocol):
 
     async def rehearse(self, client: ClientConnection) -> None:
         """Play one short fake call over `client`, which is connected to this worker's server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What `Presetting.preset` makes of a session; both are JSON."""
+
+    stored: bytes
+    """For `Caller.session`."""
+    shown: bytes
+    """For whoever asked: the whole session as a call would begin with it."""
+
+
+@runtime_checkable
+class Presetting(Protocol):
+    """An app whose calls can be set up beforehand: whoever is given the client secret that is made
+    for a session calls with it (OpenAI's `POST /v1/realtime/client_secrets`)."""
+
+    def preset(self, session: bytes, form: str) -> Preview:
+        """Judge a session, a JSON object as it was sent, in the zygote and within milliseconds.
+
+        `form`: "realtime", or of the older dialect "session" or "transcription_session".
+        Raises PresetError.
+        """
 
 
 @runtime_checkable

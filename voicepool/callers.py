@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from voicepool import ipc
+from voicepool.access import Admitted
 from voicepool.frontdoor import HangupWatch, Visitor
 
 
@@ -16,12 +17,14 @@ class Candidate:
     connection: int
     visitor: Visitor
     address: str
-    identity: str
+    admitted: Admitted
 
     @property
     def assign(self) -> ipc.Assign:
         """What the worker is told."""
-        return ipc.Assign(self.connection, self.address, self.visitor.address[1], self.identity)
+        port = self.visitor.address[1]
+        who = self.admitted
+        return ipc.Assign(self.connection, self.address, port, who.identity, who.session)
 
 
 class WaitingRoom:

@@ -7,6 +7,7 @@ VoicepoolError
 ├── PoolError
 │   └── IllegalEvent       the pool was told something its state table forbids; nothing changed
 ├── IpcError               a peer process broke the control protocol
+├── PresetError            a session cannot be set up as asked
 ├── PipelineError          a session asked its pipeline for something it cannot do
 │   ├── BufferTooSmall     less sound is buffered than a turn needs
 │   ├── ResponseActive     a response is being made already
@@ -73,6 +74,15 @@ class IllegalEvent(PoolError):
 
 class IpcError(VoicepoolError):
     """A peer process sent something that the control protocol does not know."""
+
+
+class PresetError(VoicepoolError):
+    """A session cannot be set up as asked. `param`: the field that is wrong, if it is one."""
+
+    def __init__(self, message: str, code: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
 
 
 class PipelineError(VoicepoolError):

@@ -16,7 +16,8 @@ import socket
 import subprocess
 import sys
 from collections import OrderedDict
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -33,6 +34,10 @@ BACKOFF_BASE: Final = 0.25
 BACKOFF_CAP: Final = 30.0
 PRELOAD_SECONDS: Final = 600.0
 GOODBYE_SECONDS: Final = 2.0
+ANSWER_SECONDS: Final = 5.0
+"""How long a question may stay unanswered: a fork of gigabytes comes first."""
+MAX_QUESTIONS: Final = 64
+"""Unanswered ones at a time."""
 
 _ONE_THREAD = {
     # Thread pools of these libraries do not survive a fork, and one thread a worker is fastest.
@@ -64,6 +69,13 @@ class ForkerEvents(Protocol):
         """How a worker ended, for the log."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    session: bytes
+    form: str
+    on_answer: Callable[[ipc.Preview | None], None]
+
+
 class Forker:
     """Owns the zygote process and its control socket."""
 
@@ -89,6 +101,13 @@ class Forker:
         self._timer: asyncio.TimerHandle | None = None
         self._gone = asyncio.Event()
         self._gone.set()
+        self._questions: OrderedDict[int, _Question] = OrderedDict()
+        """Those that are to be answered, oldest first."""
+        self._question = 0
+        """The newest one's number."""
+        self._open_question: int | None = None
+        """The one that the zygote has; no second goes out before its answer, or they would fill
+        the socket and hold up forks."""
         self.restarts = -1
 
     @property
@@ -174,6 +193,9 @@ class Forker:
         # What it has forked without telling us lives on and will say so itself; for the rest the
         # descriptors died with it, and the handles see EOF.
         self._asked.clear()
+        self._open_question = None
+        for number in list(self._questions):
+            self._answer(number, None)
         if self._timer is not None:
             self._timer.cancel()
         self._gone.set()
@@ -285,6 +307,34 @@ class Forker:
             self._timer.cancel()
         return handle
 
+    # -- questions
+
+    def preset(
+        self, session: bytes, form: str, on_answer: Callable[[ipc.Preview | None], None]
+    ) -> None:
+        """Ask what a call would begin with. `on_answer` gets None where nobody can tell now."""
+        if not self._ready or len(self._questions) >= MAX_QUESTIONS:
+            on_answer(None)
+            return
+        self._question += 1
+        self._questions[self._question] = _Question(session, form, on_answer)
+        self._loop.call_later(ANSWER_SECONDS, self._answer, self._question, None)
+        self._ask_next()
+
+    def _ask_next(self) -> None:
+        if self._open_question is not None or not self._questions or self._channel is None:
+            return
+        number, question = next(iter(self._questions.items()))
+        try:
+            self._channel.send(ipc.Preset(number, question.session, question.form))
+        except OSError:
+            return  # as for forks: it ends in `_exited`, or the question in time
+        self._open_question = number
+
+    def _answer(self, number: int, preview: ipc.Preview | None) -> None:
+        if question := self._questions.pop(number, None):
+            question.on_answer(preview)
+
     # -- what the zygote says
 
     def _read(self) -> bool:
@@ -331,5 +381,9 @@ class Forker:
                 if handle is not None:
                     handle.abandon()
                     self.events.fork_failed(handle, message.error, permanent=message.permanent)
+            case ipc.Preview():
+                self._open_question = None
+                self._answer(message.question, message)
+                self._ask_next()
             case ipc.Reaped():
                 self.events.reaped(message.worker, message.pid, message.status)

@@ -25,6 +25,10 @@ PROTOCOL_VERSION: Final = 1
 MAX_MESSAGE: Final = 96 * 1024
 """Every receive allocates as much: from 128 KiB on it would be mapped and unmapped each time, at
 five times the cost of the receiving itself."""
+MAX_PREVIEW: Final = 80 * 1024
+"""Of both parts of a Preview, so that it fits into a message."""
+FAULT: Final = "fault"
+"""`Preview.code` where it is not the client's session that is at fault."""
 MAX_FDS: Final = 4
 DUMP_SIGNAL: Final = signal.SIGUSR2
 """From supervisor to worker: write the stacks of all threads to stderr, even when stuck."""
@@ -63,7 +67,16 @@ class Fork(Message, frozen=True):
     tmpdir: str
 
 
-ToZygote = Configure | Fork
+class Preset(Message, frozen=True):
+    """What would a call begin with that is set up so? Answered by a Preview."""
+
+    question: int
+    session: bytes
+    """JSON, as `app.Presetting` takes it."""
+    form: str
+
+
+ToZygote = Configure | Fork | Preset
 
 
 # --- zygote → supervisor ---------------------------------------------------------------------
@@ -110,7 +123,19 @@ class Reaped(Message, frozen=True):
     status: int
 
 
-FromZygote = ZygoteReady | ZygoteFailed | Forked | ForkFailed | Reaped
+class Preview(Message, frozen=True):
+    """The answer to Preset: both parts of an `app.Preview`, or what an `errors.PresetError` says;
+    with an `error` and no `code` where the app has no presets at all."""
+
+    question: int
+    stored: bytes = b""
+    shown: bytes = b""
+    error: str = ""
+    code: str = ""
+    param: str | None = None
+
+
+FromZygote = ZygoteReady | ZygoteFailed | Forked | ForkFailed | Reaped | Preview
 
 
 # --- supervisor → worker ---------------------------------------------------------------------
@@ -125,8 +150,7 @@ class Assign(Message, frozen=True):
     port: int
     identity: str = ""
     session: bytes = b""
-    """The session object of the client secret that let the caller in, JSON; at most
-    request.MAX_BODY long."""
+    """As in `app.Caller`."""
 
 
 class Stop(Message, frozen=True):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
+from urllib.parse import parse_qs
 
-from voicepool.access import Access, Denied
-from voicepool.answers import FileAnswer, refuse, respond
+from voicepool.access import Access, Admitted, Denied, given_key
+from voicepool.answers import FileAnswer, refuse, respond, start, with_headers
+from voicepool.clientsecrets import PREFIX
 from voicepool.frontdoor import Farewells, Visitor
+from voicepool.minting import Mint, OnAnswer
+from voicepool.openaiapi import FORMS, MODELS, models
 from voicepool.pages import Pages
 from voicepool.request import Head
 
@@ -20,7 +25,7 @@ STARTING_RETRY: Final = 2
 
 
 class Reception:
-    """Owns no socket: each visitor goes to `farewells` or to `on_call` at once."""
+    """Owns no socket: each visitor goes to `farewells`, to `on_call` or to the mint at once."""
 
     def __init__(
         self,
@@ -30,15 +35,21 @@ class Reception:
         *,
         ready: Callable[[], bool],
         status: Callable[[], dict[str, Any]],
-        on_call: Callable[[Visitor, str, str], None],
+        preset: Callable[[bytes, str, OnAnswer], None],
+        on_call: Callable[[Visitor, str, Admitted], None],
+        body_timeout: float,
+        max_bodies: int,
     ) -> None:
-        """`on_call(visitor, address, identity)` gets every admitted WebSocket request."""
+        """`on_call(visitor, address, admitted)` gets every admitted WebSocket request; `preset` is
+        the forker's."""
         self._access = access
         self._farewells = farewells
         self._pages = pages
         self._ready = ready
         self._status = status
         self._on_call = on_call
+        self._mint = Mint(preset, self._reply, timeout=body_timeout, most=max_bodies)
+        self._started_at = int(time.time())
         self.paths: frozenset[str] | None = None
         """The app's WebSocket paths; None until its zygote has said."""
 
@@ -56,18 +67,34 @@ class Reception:
         """
         return not self._pages.own or self.paths is None or CALL_PATH in self.paths
 
+    @property
+    def speaks_realtime(self) -> bool:
+        """Whether calls are those of OpenAI's clients, who ask for more than calls."""
+        return self.paths is not None and CALL_PATH in self.paths
+
     def receive(self, visitor: Visitor) -> None:
         """Route one visitor."""
         head = visitor.head
         assert head is not None
+        if denied := self._access.check_site(head):
+            self._farewells.answer(visitor, _deny(denied, head))
+            return
         answer = self._answer(visitor, head)
         if answer is not None:
-            self._farewells.answer(visitor, answer)
+            self._reply(visitor, answer)
+
+    def close(self) -> None:
+        """Cut off those whose requests are incomplete."""
+        self._mint.close()
+
+    def _reply(self, visitor: Visitor, answer: bytes | FileAnswer) -> None:
+        assert visitor.head is not None
+        self._farewells.answer(visitor, with_headers(answer, self._access.cors(visitor.head)))
 
     def _answer(self, visitor: Visitor, head: Head) -> bytes | FileAnswer | None:
-        """The response, or None where the visitor has been given to the pool."""
-        if denied := self._access.check_site(head):
-            return _deny(denied, head)
+        """The response, or None where the visitor has been passed on."""
+        if head.method == "OPTIONS" and head.get("access-control-request-method") is not None:
+            return _preflight(head)
         if head.path in (HEALTHZ, READYZ, STATUS):
             return self._answer_http(head)
         if self.paths is None and head.upgrades:
@@ -77,6 +104,11 @@ class Reception:
                 "starting",
                 {"Retry-After": str(STARTING_RETRY)},
             )
+        if self.speaks_realtime:
+            if head.path in FORMS:
+                return self._make_secret(visitor, head)
+            if head.path == MODELS or head.path.startswith(MODELS + "/"):
+                return self._answer_models(head)
         if self.paths is None or head.path not in self.paths:
             page = self._pages.answer(head) if self.has_page else None
             return page or self._not_found(head)
@@ -90,22 +122,53 @@ class Reception:
             )
         if head.has_body:
             return refuse(400, "a WebSocket request has no body", "bad_request")
+        admitted = self._check_caller(head)
+        if isinstance(admitted, Denied):
+            return _deny(admitted, head)
+        if self.speaks_realtime and "call_id" in parse_qs(head.query, keep_blank_values=True):
+            return refuse(
+                404,
+                "there are no SIP or WebRTC calls here that a call_id could name",
+                "call_not_found",
+            )
+        address = self._access.client_address(head, visitor.address[0])
+        self._on_call(visitor, address, admitted)
+        return None
+
+    def _check_caller(self, head: Head) -> Admitted | Denied:
+        """A caller's key, or client secret."""
+        secret = given_key(head)
+        if secret is None or not secret.startswith(PREFIX):
+            return self._access.check_key(head)
+        if grant := self._mint.redeem(secret):
+            return Admitted(grant.identity, grant.session)
+        if self._access.asks_for_keys:
+            return self._access.check_key(head)
+        return Denied(
+            401, "this client secret has expired, or is of another server", "invalid_api_key"
+        )
+
+    def _make_secret(self, visitor: Visitor, head: Head) -> bytes | None:
+        if head.method != "POST":
+            return _not_allowed(head, "POST")
         admitted = self._access.check_key(head)
         if isinstance(admitted, Denied):
             return _deny(admitted, head)
-        address = self._access.client_address(head, visitor.address[0])
-        self._on_call(visitor, address, admitted.identity)
+        self._mint.receive(visitor, admitted.identity)
         return None
+
+    def _answer_models(self, head: Head) -> bytes:
+        if head.method not in ("GET", "HEAD"):
+            return _not_allowed(head, "GET, HEAD")
+        denied = self._access.check_key(head)
+        if isinstance(denied, Denied):
+            return _deny(denied, head)
+        return models(head, self._started_at)
 
     def _answer_http(self, head: Head) -> bytes:
         is_head = head.method == "HEAD"
         if head.method not in ("GET", "HEAD"):
-            return refuse(
-                405,
-                f"{head.path} answers GET and HEAD only",
-                "method_not_allowed",
-                {"Allow": "GET, HEAD"},
-            )
+            return _not_allowed(head, "GET, HEAD")
         if head.path == HEALTHZ:
             return respond(200, {"status": "alive"}, head=is_head)
         if head.path == READYZ:
@@ -123,6 +186,7 @@ class Reception:
             HEALTHZ,
             READYZ,
             STATUS,
+            *([MODELS, *FORMS] if self.speaks_realtime else []),
             *sorted(self.paths or ()),
         ]
         return refuse(
@@ -131,6 +195,23 @@ class Reception:
             "not_found",
             head=head.method == "HEAD",
         )
+
+
+def _not_allowed(head: Head, allowed: str) -> bytes:
+    only = allowed.replace(", ", " and ")
+    message = f"{head.path} answers {only} only"
+    return refuse(405, message, "method_not_allowed", {"Allow": allowed})
+
+
+def _preflight(head: Head) -> bytes:
+    """What a browser wants to know before it lets a page of another origin ask."""
+    asked = ", ".join(head.tokens("access-control-request-headers"))
+    headers = {
+        "Access-Control-Allow-Methods": "GET, HEAD, POST",
+        "Access-Control-Max-Age": "600",
+        **({"Access-Control-Allow-Headers": asked} if asked else {}),
+    }
+    return start(204, headers)
 
 
 def _deny(denied: Denied, head: Head) -> bytes:

@@ -46,6 +46,11 @@ class Head:
             return path[absolute.end() :] or "/"
         return path
 
+    @property
+    def query(self) -> str:
+        """What follows the target's question mark, "" where there is none."""
+        return self.target.partition("?")[2]
+
     def all(self, name: str) -> Iterator[str]:
         """The values of every header of that name, in order."""
         return (value for key, value in self.headers if key == name)

@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
 
 from voicepool import logs, rehearsal
-from voicepool.app import caller
+from voicepool.app import Preview, caller
 from voicepool.config import Settings
 from voicepool.engines import registry
 from voicepool.engines.base import Advising, Engines
@@ -28,7 +28,7 @@ from voicepool.session import Session
 from voicepool.spoken import reader
 from voicepool.stages import language_of
 from voicepool.wire.codec import Codec
-from voicepool.wire.realtime import handshake
+from voicepool.wire.realtime import handshake, presets
 from voicepool.wire.realtime.client import MAX_MESSAGE_BYTES
 from voicepool.wire.realtime.config import Defaults
 from voicepool.wire.realtime.protocol import RealtimeProtocol
@@ -124,6 +124,15 @@ class SpeechApp:
         engines = self._engines
         return (engines.vad, engines.stt, engines.llm, engines.tts)
 
+    def preset(self, session: bytes, form: str) -> Preview:
+        # Nobody calls yet, so the session does not expire.
+        defaults = Defaults(_new_id("sess"), expires_at=0, voice=self._default_voice)
+        return Preview(*presets.preset(session, form, defaults))
+
+    @property
+    def _default_voice(self) -> str:
+        return next(iter(self._engines.tts.voices), "default")
+
     async def rehearse(self, client: ClientConnection) -> None:
         await rehearsal.play(client)
 
@@ -150,7 +159,7 @@ class SpeechApp:
 
     def _codec(self, websocket: ServerConnection, session_id: str) -> tuple[Codec, float | None]:
         """The protocol of the path, and by how much a reply's sound may be ahead of its playing."""
-        voice = next(iter(self._engines.tts.voices), "default")
+        voice = self._default_voice
         if urlsplit(_target(websocket)).path == BROWSER_PATH:
             return RvcProtocol(voice=voice), AHEAD_SECONDS
         headers = websocket.request.headers.raw_items() if websocket.request else ()

@@ -22,6 +22,7 @@ from typing import Final
 
 from voicepool import ipc, linux, pool, tlsfiles
 from voicepool.agentcheck import AgentCheck, listen_for_agents
+from voicepool.access import Admitted
 from voicepool.answers import refuse
 from voicepool.callers import Candidate, WaitingRoom
 from voicepool.config import Settings, check
@@ -123,7 +124,10 @@ class Supervisor:
             Pages(settings.static),
             ready=lambda: self.pool.ready,
             status=lambda: status_report(self),
+            preset=lambda *question: self.forker.preset(*question),
             on_call=self._on_call,
+            body_timeout=settings.head_timeout,
+            max_bodies=settings.max_heads,
         )
         self.link = ServiceLink(
             inherited, lambda: self._progress(self.pool.snapshot()), self.ailment
@@ -267,6 +271,7 @@ class Supervisor:
             self._timer.cancel()
         # Whoever stands in the accept queue gets an answer too: the pool refuses them all.
         await self.door.shut(FAREWELL_SECONDS)
+        self.reception.close()
         await self.probe.close()
         for forker in list(self.reloader.forkers):
             await forker.retire()
@@ -402,10 +407,10 @@ class Supervisor:
 
     # -- callers
 
-    def _on_call(self, visitor: Visitor, address: str, identity: str) -> None:
+    def _on_call(self, visitor: Visitor, address: str, admitted: Admitted) -> None:
         self._connections += 1
         number = self._connections
-        self._waiting.add(Candidate(number, visitor, address, identity))
+        self._waiting.add(Candidate(number, visitor, address, admitted))
         self._tell(pool.ConnectionArrived(number))
         if number in self._waiting:
             self._waiting.watch(number)

@@ -23,9 +23,10 @@ from typing import NoReturn
 import msgspec
 
 from voicepool import callserver, ipc, linux, logs, worker
-from voicepool.app import App
+from voicepool.app import App, Presetting
 from voicepool.config import Settings, wants_color
-from voicepool.errors import ConfigError, EngineUnavailable, IpcError
+from voicepool.errors import ConfigError, EngineUnavailable, IpcError, PresetError
+from voicepool.ipc import FAULT, MAX_PREVIEW
 
 log = logging.getLogger("voicepool.zygote")
 
@@ -129,10 +130,32 @@ class Zygote:
         if received is None:
             return False
         request, fds = received
-        if not isinstance(request, ipc.Fork):
-            raise IpcError(f"the zygote did not expect {type(request).__name__}")
-        self._fork(request, *fds)
+        match request:
+            case ipc.Fork():
+                self._fork(request, *fds)
+            case ipc.Preset():
+                self._reply(self._preview(request))
+            case _:
+                raise IpcError(f"the zygote did not expect {type(request).__name__}")
         return True
+
+    def _preview(self, asked: ipc.Preset) -> ipc.Preview:
+        number = asked.question
+        if not isinstance(self.app, Presetting):
+            return ipc.Preview(number, error="this app's calls cannot be set up beforehand")
+        try:
+            made = self.app.preset(asked.session, asked.form)
+        except PresetError as error:
+            return ipc.Preview(number, error=str(error), code=error.code, param=error.param)
+        except Exception as error:  # noqa: BLE001
+            # An app's own fault, about what a client has sent: nobody else shall suffer from it,
+            # and the log shall not quote it.
+            log.error("preset failed", extra={"error": type(error).__name__})  # noqa: TRY400
+            return ipc.Preview(number, error="the app failed to judge this session", code=FAULT)
+        if len(made.stored) + len(made.shown) > MAX_PREVIEW:
+            why = f"a session that is set up beforehand is limited to {MAX_PREVIEW // 2} bytes"
+            return ipc.Preview(number, error=why, code="string_above_max_length", param="session")
+        return ipc.Preview(number, made.stored, made.shown)
 
     def _fork(self, request: ipc.Fork, control: int, lifeline: int) -> None:
         try:
