@@ -42,7 +42,7 @@ def need_node() -> None:
     missing = [name for name in ("node", "npm") if shutil.which(name) is None]
     if not missing:
         return
-    reason = f"{' and '.join(missing)} not found: the JavaScript clients need Node.js 20 or later"
+    reason = f"{' and '.join(missing)} not found: the JavaScript clients need Node.js 18 or later"
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)

@@ -7,7 +7,8 @@ import { Events, record, tell } from './call.mjs';
 
 const [url] = process.argv.slice(2);
 const client = new OpenAI({ apiKey: process.env.OPENAI_API_KEY, baseURL: `${url}/v1` });
-const options = url.startsWith('http:') ? { createConnection: net.connect } : {};
+const createConnection = ({ host, port }) => net.connect(port, host);
+const options = url.startsWith('http:') ? { createConnection } : {};
 const call = await OpenAIRealtimeWS.create(client, {
   model: 'gpt-realtime',
   reconnect: true,

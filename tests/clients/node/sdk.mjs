@@ -18,7 +18,8 @@ const TOOL = {
 
 const client = new OpenAI({ apiKey: process.env.OPENAI_API_KEY, baseURL: `${url}/v1` });
 // The package makes every URL wss:; with a plain connection underneath it speaks to a plain server.
-const options = url.startsWith('http:') ? { createConnection: net.connect } : {};
+const createConnection = ({ host, port }) => net.connect(port, host);
+const options = url.startsWith('http:') ? { createConnection } : {};
 const call = await OpenAIRealtimeWS.create(client, { model: 'gpt-realtime', options });
 const events = new Events();
 const errors = new Events();
@@ -26,7 +27,10 @@ call.on('event', (event) => {
   record(event);
   events.push(event);
 });
-call.on('error', (error) => errors.push({ type: 'error', error }));
+call.on('error', (error) => {
+  if (!error.error) throw error; // not the server's: the connection failed
+  errors.push({ type: 'error', error });
+});
 const closed = new Promise((resolve) => call.socket.on('close', (code) => resolve(code)));
 
 // The interruption comes first: a reply sounds only after all that was said before it.
