@@ -125,7 +125,7 @@ class OpenAIServer(LlmServer):
             self.note(generation, "failed")
             _die(exchange, script)
             return
-        if script.tool_calls and body.get("tools"):
+        if script.tool_calls and body.get("tools") and body.get("tool_choice") != "none":
             for part in _call_parts(script):
                 _delta(exchange, {"tool_calls": [part]})
             reason = "tool_calls"
