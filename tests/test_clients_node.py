@@ -191,6 +191,25 @@ def test_agents_sdk_tells_of_mistakes(agents: Conversation) -> None:
     assert agents["mistake"] == {"code": "item_delete_invalid_item_id", "cause": "mine"}
 
 
+def test_pages_in_browsers_call_with_a_client_secret(
+    node: None, start_pool: Callable[..., PoolServer], tmp_path: Path
+) -> None:
+    files = Authority(tmp_path).issue()
+    server = start_pool(wait=False, app="", workers=2, api_keys=["sk-test"], **files.settings)
+    server.trust = files.trust
+    server.stage("serving")
+    told = javascript.converse(
+        "browser.mjs", http_url(server), OPENAI_API_KEY="sk-test", NODE_EXTRA_CA_CERTS=str(files.ca)
+    )
+    assert told["secret"] == {"prefix": "ek_", "instructions": "Be brief."}
+    # The one with the key in it must not be the one selected.
+    assert told["sdk"]["protocol"] == told["agents sdk"]["protocol"] == "realtime"
+    assert told["sdk"]["instructions"] == "Be brief."
+    assert "49" in told["sdk"]["text"]
+    assert told["models"] == {"names": ["voicepool"]}
+    assert told.status == 0, told.stderr
+
+
 def test_the_lock_file_names_no_registry() -> None:
     lock = (javascript.FOLDER / "package-lock.json").read_text()
     assert '"resolved"' not in lock
