@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from tests.chatting import free_port
 from tests.pool_world import Driver, settings
@@ -190,6 +191,36 @@ def test_a_server_drains_until_it_is_warm_and_when_it_is_told_to(
     assert server.wait() == 0
     said = [line["answer"] for line in server.logs if line["event"] == "agent answer changed"]
     assert said == ["drain", "up ready", "drain"]
+
+
+def test_balancers_notice_before_callers_are_refused(
+    start_pool: Callable[..., PoolServer],
+) -> None:
+    port = free_port()
+    server = start_pool(agent_port=port, workers=1, drain_notice=600.0)
+    server.signal(signal.SIGTERM)
+    server.logged("callers shall go elsewhere")
+    assert ask(port) == DRAIN
+    assert server.get("/readyz")[0] == 503
+    with server.call() as late:
+        hello(late)
+        server.signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed) as closed:
+            late.recv(timeout=DEADLINE)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1001
+    assert server.wait() == 0
+
+
+def test_the_drain_follows_the_notice(start_pool: Callable[..., PoolServer]) -> None:
+    server = start_pool(workers=1, drain_notice=0.2)
+    with server.call() as caller:
+        hello(caller)
+        server.signal(signal.SIGTERM)
+        server.stage("draining")
+        caller.send("still here")
+        assert caller.recv(timeout=DEADLINE) == "still here"
+    assert server.wait() == 0
 
 
 def test_a_full_server_still_invites(start_pool: Callable[..., PoolServer]) -> None:

@@ -101,6 +101,12 @@ class Settings:
     heartbeat_timeout: float = seconds("pool", 20.0, "silence after which a worker is killed")
     stop_timeout: float = seconds("pool", 5.0, "time a worker has to exit when told to")
     drain_timeout: float = seconds("pool", 30.0, "time calls have to end after SIGTERM", zero=True)
+    drain_notice: float = seconds(
+        "pool",
+        0.0,
+        "time to go on serving after SIGTERM, not ready, so that balancers notice first",
+        zero=True,
+    )
     call_limit: float = seconds("pool", 3600.0, "longest call")
     strict: bool = setting("pool", False, "fail at start unless every worker fits and comes up")
     # [budget]

@@ -101,6 +101,8 @@ class Supervisor:
         self._connections = 0
         self._came_up = False
         self._draining = False
+        self._notice: asyncio.TimerHandle | None = None
+        """Balancers are told to send nobody any more; whoever comes all the same is served."""
         self._leaving = False
         self._on_terminal = os.isatty(0)
         self._told: Progress | None = None
@@ -113,7 +115,9 @@ class Supervisor:
             max_heads=settings.max_heads,
         )
         self._agents = (
-            AgentCheck(agents, lambda: self._came_up and self.pool.inviting) if agents else None
+            AgentCheck(agents, lambda: self._came_up and not self._notice and self.pool.inviting)
+            if agents
+            else None
         )
         self._waiting = WaitingRoom(lambda number: self._tell(pool.ConnectionLost(number)))
         self.forker = Forker(settings, runtime.path, self)
@@ -122,7 +126,7 @@ class Supervisor:
             access_rules(settings),
             self.door.farewells,
             Pages(settings.static),
-            ready=lambda: self.pool.ready,
+            ready=lambda: not self._notice and self.pool.ready,
             status=lambda: status_report(self),
             preset=lambda *question: self.forker.preset(*question),
             on_call=self._on_call,
@@ -144,7 +148,7 @@ class Supervisor:
         Raises ConfigError where the host cannot hold a single worker, or lacks a GPU.
         """
         for signum in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(signum, self._drain)
+            self._loop.add_signal_handler(signum, self._on_term)
         self._loop.add_signal_handler(signal.SIGUSR1, self._dump)
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
         self._loop.add_signal_handler(signal.SIGHUP, self._on_hup)
@@ -167,6 +171,20 @@ class Supervisor:
             await self._close()
         self._announce(Progress("stopped"))
         return self.exit_code
+
+    def _on_term(self) -> None:
+        """TERM or INT: drains, once balancers have had the time to notice; a second ends it all."""
+        if self._notice is None and self.settings.drain_notice and not self._draining:
+            log.info("callers shall go elsewhere", extra={"notice": self.settings.drain_notice})
+            self._notice = self._loop.call_later(self.settings.drain_notice, self._notice_is_over)
+            return
+        if self._notice is not None and not self._draining:
+            self._drain()  # and again, for this is the second signal
+        self._drain()
+
+    def _notice_is_over(self) -> None:
+        if not self._draining:
+            self._drain()
 
     def _drain(self) -> None:
         """TERM or INT: the first one drains, the second ends the calls too."""
