@@ -1,4 +1,4 @@
-"""The beta dialect as the official SDK speaks it (`client.beta.realtime`), with a running server."""
+"""The beta dialect, as the official SDK speaks it, with a running server."""
 
 from __future__ import annotations
 

@@ -259,3 +259,15 @@ def test_ids_have_128_characters_at_most(wire: Wire, length: int) -> None:
 def test_there_is_no_output_buffer_to_clear(wire: Wire) -> None:
     (error,) = wire.say("output_audio_buffer.clear", event_id="e")
     assert (error["error"]["code"], error["error"]["event_id"]) == ("invalid_value", "e")
+
+
+def test_a_deleted_clips_id_is_free_once_nothing_can_come_of_it(wire: Wire) -> None:
+    part = {"type": "input_audio", "audio": "AAA="}
+    clip = {"id": "clip", "type": "message", "role": "user", "content": [part]}
+    wire.say("conversation.item.create", item=clip)
+    wire.say("conversation.item.delete", item_id="clip")
+    (error,) = wire.say("conversation.item.create", item=clip)
+    assert error["error"]["code"] == "item_create_duplicate_item_id"
+    assert wire.hear(events.FinalTranscript("clip", "too late", 1.0)) == []
+    (added, _) = wire.say("conversation.item.create", item=clip)
+    assert added["item"]["content"] == [{"type": "input_audio", "transcript": None}]

@@ -261,12 +261,12 @@ class RealtimeProtocol:
         return self._tell(_transcription("delta", item_id, delta=delta)) if delta else []
 
     def _transcribed(self, event: events.FinalTranscript) -> list[Action]:
-        entry = self._conversation.get(event.item_id)
-        if entry is None or not items.is_heard(entry.item):
-            return []
         self._transcripts.heard(event.item_id, event.text)
-        told = self._delta(event.item_id)
+        entry = self._conversation.get(event.item_id)
+        told = self._delta(event.item_id) if entry else []
         self._transcripts.close(event.item_id)
+        if entry is None or not items.is_heard(entry.item):
+            return []  # deleted meanwhile
         entry.message = Message("user", event.text)
         if self._config.transcription is not None:
             entry.item["content"] = [{"type": "input_audio", "transcript": event.text}]
