@@ -18,6 +18,7 @@ from benchmarks.memory import memory_embedded, memory_models
 from benchmarks.processes import conditions
 from benchmarks.refill import refill_embedded, refill_models, refill_tiny
 from benchmarks.refusal import refusal
+from benchmarks.tls import tls
 from benchmarks.turns import turns
 
 Row = Callable[[bool], Iterator[Figure]]
@@ -78,6 +79,10 @@ def _supervisor(quick: bool) -> Iterator[Figure]:
     yield from supervisor(1, 0.2) if quick else supervisor(10, 4.0)
 
 
+def _tls(quick: bool) -> Iterator[Figure]:
+    yield from tls(3, 1, 0.2) if quick else tls(300, 10, 4.0)
+
+
 def _turn(quick: bool) -> Iterator[Figure]:
     yield from turns(1 if quick else 15)
 
@@ -100,6 +105,7 @@ ROWS: dict[str, Row] = {
     "gaps": _gaps,
     "gaps-models": _gaps_models,
     "supervisor": _supervisor,
+    "tls": _tls,
     "turn": _turn,
     "abuse": _abuse,
 }

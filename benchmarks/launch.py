@@ -22,7 +22,7 @@ from voicepool.supervisor import Supervisor, supervise
 
 
 def announce(supervisor: Supervisor, progress: Progress) -> None:
-    _say(progress.stage, supervisor.url.removeprefix("ws://"), progress.detail)
+    _say(progress.stage, supervisor.url.partition("://")[2], progress.detail)
 
 
 def _say(stage: str, address: str, detail: str = "") -> None:

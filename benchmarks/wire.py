@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Sequence
@@ -54,13 +55,21 @@ GOODBYE = frame(_CLOSE, struct.pack("!H", 1000))
 class Call:
     """One connection that has been upgraded and has got its first message."""
 
-    def __init__(self, address: tuple[str, int], path: str = "/call") -> None:
-        """Raises OSError, and EOFError or RuntimeError where the server has no first message."""
+    def __init__(
+        self,
+        address: tuple[str, int],
+        path: str = "/call",
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        """`context`: over TLS. Raises OSError, and EOFError or RuntimeError where the server has no
+        first message."""
         self._buffer = bytearray()
         began = time.perf_counter()
         self.sock = socket.create_connection(address, DEADLINE)
         try:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if context is not None:
+                self.sock = context.wrap_socket(self.sock, server_hostname=address[0])
             self.sock.sendall(request(address, path))
             self._upgraded()
             self.first = self.receive()

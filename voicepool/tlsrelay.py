@@ -169,6 +169,8 @@ class Relay:
     def _admit(self, sock: socket.socket, address: Address) -> None:
         if len(self._arrivals) >= self._most:
             self._give_up(self._arrivals.oldest, OVERLOADED)
+        # What goes out second must not wait until the first has been acknowledged.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         arrival = Arrival(sock, address)
         self._arrivals.add(arrival)
         self._await_more(arrival)
