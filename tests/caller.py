@@ -126,7 +126,8 @@ def calls_of(response: Mapping[str, Any]) -> list[Event]:
 
 @asynccontextmanager
 async def calling(server: PoolServer, path: str = "/v1/realtime") -> AsyncIterator[Caller]:
-    async with connect(server.url + path, proxy=None, max_size=None) as websocket:
+    # With a bounded queue, a reply that nobody reads any more would hold up the closing handshake.
+    async with connect(server.url + path, proxy=None, max_size=None, max_queue=None) as websocket:
         caller = Caller(websocket)
         await caller.until("session.created")
         yield caller
