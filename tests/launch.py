@@ -1,5 +1,7 @@
 """Runs a supervisor for tests: settings come as JSON in argv, progress goes out as JSON lines.
 
+An argument @FILE names a file with that JSON, which a reload reads again.
+
 Apart from that it is what `voicepool start` runs; settings that have no meaning for users (port 0,
 half-second deadlines) are easier to give this way.
 """
@@ -9,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
+import os
 import signal
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import msgspec
 
-from voicepool import logs
+from voicepool import logs, systemd
 from voicepool.config import Settings
 from voicepool.errors import ConfigError, ExitCode
 from voicepool.progress import Progress
@@ -28,13 +32,24 @@ def announce(supervisor: Supervisor, progress: Progress) -> None:
     print(json.dumps({"url": supervisor.url, **asdict(progress)}), flush=True)
 
 
+def read(argument: str) -> Settings:
+    """The settings that the argument means now. Raises ConfigError."""
+    text = Path(argument[1:]).read_text() if argument.startswith("@") else argument
+    try:
+        return msgspec.convert(json.loads(text), Settings)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise ConfigError(f"not settings: {error}") from error
+
+
 def main() -> None:
     # Should the test run itself be killed, its servers shall not stay (prctl(2)).
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    settings = msgspec.convert(json.loads(sys.argv[1]), Settings)
+    inherited = systemd.take(os.environ)
+    settings = read(sys.argv[1])
     logs.configure(settings.log_level, "json")
+    run = supervise(settings, announce, inherited=inherited, reread=lambda: read(sys.argv[1]))
     try:
-        sys.exit(asyncio.run(supervise(settings, announce)))
+        sys.exit(asyncio.run(run))
     except ConfigError as error:
         print(f"voicepool: {error}", file=sys.stderr)
         sys.exit(ExitCode.USAGE)

@@ -50,10 +50,12 @@ class PoolServer:
         self.settings.setdefault("workers", 2)
         self.settings.setdefault("max_connections", self.settings["workers"])
         self.runtime = runtime
+        self.file = runtime.parent / f"{runtime.name}.json"
+        self._write_settings()
         self.marker = f"VOICEPOOL_TEST={uuid.uuid4()}"
         name, _, value = self.marker.partition("=")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.launch", json.dumps(self.settings)],
+            [sys.executable, "-m", "tests.launch", f"@{self.file}"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, name: value},
@@ -205,6 +207,17 @@ class PoolServer:
 
     def signal(self, signum: int) -> None:
         self.process.send_signal(signum)
+
+    def _write_settings(self) -> None:
+        new = self.file.with_suffix(".new")
+        new.write_text(json.dumps(self.settings))
+        new.rename(self.file)  # at no moment is it half written
+
+    def reload(self, **settings: Any) -> None:
+        """Change these settings and have them read again. Does not wait."""
+        self.settings |= settings
+        self._write_settings()
+        self.signal(signal.SIGHUP)
 
     def wait(self) -> int:
         """The exit status, once the server and its output have ended."""
