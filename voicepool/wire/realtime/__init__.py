@@ -1,1 +1,1 @@
-"""`/v1/realtime`: the OpenAI Realtime protocol, GA dialect. `protocol.py` is the way in."""
+"""`/v1/realtime`: the OpenAI Realtime protocol, in both dialects. `protocol.py` is the way in."""
