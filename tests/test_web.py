@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.certificates import Authority
 from tests.pools import DEADLINE, PoolServer
 from tests.web.browser import (
     ARGUMENTS,
@@ -95,8 +97,8 @@ def visit(browser: Browser) -> Iterator[Visit]:
             context.add_init_script(script)
         caller = Caller(context.new_page())
         callers.append(caller)
-        address, port = server.address
-        caller.page.goto(f"http://{host or address}:{port}/")
+        url = urlsplit(server.url.replace("ws", "http", 1))
+        caller.page.goto(f"{url.scheme}://{host or url.hostname}:{url.port}/")
         return caller
 
     yield open_page
@@ -124,14 +126,11 @@ def test_a_spoken_turn_from_the_microphone_to_the_loudspeaker(
     assert "hello there computer" in caller.reads("you", "hello there computer")
     line = caller.reads("voice")
     assert "after " in line
-    caller.activity("speaking")
-    caller.activity("listening")
+    ended = caller.until("() => seen.played.find(({ what }) => what === 'ended')")
     assert caller.see("seen.rate") == rate
-    item = caller.received("response.output_audio.done")[0]["item_id"]
-    received = caller.see("id => seen.soundOf(id)", item)
-    ended = next(told for told in caller.see("seen.played") if told.get("what") == "ended")
     # Every sample that came was put out, and counted.
-    assert (ended["item"], received["silent"]) == (item, False)
+    received = caller.see("id => seen.soundOf(id)", ended["item"])
+    assert not received["silent"]
     assert abs(ended["ms"] - received["samples"] / 24) < 0.1
     assert caller.see("seen.captured.some(({ level }) => level > 0.01)")
     sizes = {len(event["audio"]) for event in caller.sent("input_audio_buffer.append")}
@@ -227,6 +226,16 @@ def test_who_types_while_a_reply_is_spoken_is_answered_next(
     # No microphone was asked for, so there is none to mute.
     assert caller.see("window.constraints") is None
     expect(caller.page.get_by_role("button", name="Mute")).to_be_hidden()
+
+
+def test_over_tls(start_pool: Start, visit: Visit, tmp_path: Path) -> None:
+    server = start_pool(**SPEECH, **Authority(tmp_path).issue().settings)
+    caller = visit(server, MICROPHONE, ignore_https_errors=True)
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.state("talking")
+    assert caller.see("seen.urls")[0][0].startswith("wss://")
+    caller.speak("what time is it")
+    assert "It is" in caller.reads("voice", "It is")
 
 
 def assert_no_fault(caller: Caller) -> None:

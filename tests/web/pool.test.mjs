@@ -1,0 +1,83 @@
+import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import { after, before, beforeEach, test } from "node:test";
+
+import { Pool } from "../../voicepool/web/pool.js";
+
+const stored = new Map();
+globalThis.sessionStorage = {
+  getItem: (name) => stored.get(name) ?? null,
+  setItem: (name, value) => stored.set(name, value),
+  removeItem: (name) => stored.delete(name),
+};
+
+const REPORT = {
+  pool: { states: { idle: 1 }, callers: 0, waiting: 0, max_connections: 1, draining: false },
+};
+/** What the server answers next, and what it was asked. */
+let answer;
+let asked;
+const server = createServer((request, response) => {
+  asked = request;
+  answer(response);
+});
+const reply = (status, body) => (response) => response.writeHead(status).end(JSON.stringify(body));
+let pool;
+
+before(async () => {
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+});
+beforeEach(() => {
+  stored.clear();
+  pool = new Pool(`http://127.0.0.1:${server.address().port}/below/`);
+});
+after(() => server.close());
+
+test("calls go where the page came from, with TLS where it came with TLS", () => {
+  assert.equal(String(new Pool("http://h:8/").callUrl), "ws://h:8/v1/realtime");
+  assert.equal(String(new Pool("https://h/a/index.html?x").callUrl), "wss://h/a/v1/realtime");
+});
+
+test("readiness", async () => {
+  answer = reply(200, {});
+  assert.equal(await pool.readiness(), "ready");
+  assert.equal(asked.url, "/below/readyz");
+  answer = reply(503, {});
+  assert.equal(await pool.readiness(), "busy");
+});
+
+test("a server that is not there is away", async () => {
+  const nowhere = new Pool("http://127.0.0.1:1/");
+  assert.equal(await nowhere.readiness(), "away");
+  assert.equal(await nowhere.status(), "away");
+});
+
+test("the key is sent where there is one, and a 401 asks for one", async () => {
+  answer = reply(401, {});
+  assert.equal(await pool.status(), "key");
+  assert.equal(asked.headers.authorization, undefined);
+  pool.key = "a-key";
+  answer = reply(200, REPORT);
+  assert.equal((await pool.status()).warm, 1);
+  assert.equal(asked.headers.authorization, "Bearer a-key");
+  pool.key = "";
+  assert.deepEqual([...stored], []);
+});
+
+test("what is no status counts as nobody's answer", async () => {
+  answer = reply(500, REPORT);
+  assert.equal(await pool.status(), "away");
+});
+
+test("whoever gives up waits no longer", async () => {
+  const giving = new AbortController();
+  const arrived = new Promise((resolve) => {
+    answer = resolve; // and never reply
+  });
+  const waiting = pool.readiness(giving.signal);
+  const response = await arrived;
+  giving.abort(new Error("enough"));
+  await assert.rejects(waiting, /enough/);
+  response.end();
+  await assert.rejects(pool.readiness(giving.signal), /enough/);
+});
