@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -79,8 +80,15 @@ class Announcer:
         self._write(("\r\x1b[K" if self._live else "") + text + "\n")
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            # Nobody reads it any more: a terminal was closed, a pipe has ended. Calls go on, and
+            # what is still in the buffer must not fail at exit.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 def banner(supervisor: Supervisor, progress: Progress, choice: Choice | None) -> str:
