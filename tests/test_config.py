@@ -78,7 +78,11 @@ def test_every_setting_can_be_set_from_every_source(cwd: Path, name: str) -> Non
     if name in ("host", "trusted_proxies"):
         text, toml = "127.0.0.9", '"127.0.0.9"' if name == "host" else '["127.0.0.9"]'
         value = "127.0.0.9" if name == "host" else ("127.0.0.9",)
-    rest = {"heartbeat_timeout": "8m"} if name == "heartbeat_interval" else {}
+    rest = {
+        "heartbeat_interval": {"heartbeat_timeout": "8m"},
+        "tls_cert": {"tls_key": "key.pem"},
+        "tls_key": {"tls_cert": "cert.pem"},
+    }.get(name, {})
 
     def told(effective: Effective) -> object:
         return getattr(effective.settings, name)

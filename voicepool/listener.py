@@ -88,6 +88,9 @@ class Acceptor:
         """As `shut`."""
         if self._listener.fileno() < 0:
             return
+        if self._admit is None:
+            self._listener.close()  # it never came to opening
+            return
         # Out of descriptors: the kernel cuts off those that are left.
         with contextlib.suppress(OSError):
             for _ in range(BACKLOG):
