@@ -156,6 +156,18 @@ def test_absurd_speeds_are_bounded(synthesizer: espeak.EspeakSynthesizer, speed:
     assert list(synthesizer.synthesize("hello", speed=speed))
 
 
+@pytest.mark.parametrize("speed", [1.0, 1.5])
+@pytest.mark.parametrize("text", ["Hello there.", "Yes, please", "Is it?"])
+def test_little_silence_before_and_after(
+    synthesizer: espeak.EspeakSynthesizer, text: str, speed: float
+) -> None:
+    rate = synthesizer.sample_rate
+    spoken = np.concatenate([each.samples for each in synthesizer.synthesize(text, speed=speed)])
+    loud = np.flatnonzero(np.abs(spoken) > 0.01 * np.abs(spoken).max())
+    assert loud[0] < 0.05 * rate
+    assert len(spoken) - loud[-1] <= espeak.LONGEST_PAUSE / speed * rate + 1
+
+
 def test_two_texts_at_once_do_not_mix(synthesizer: espeak.EspeakSynthesizer) -> None:
     texts = ["The first one speaks slowly. " * 5, "Yes! Another sound, and longer too. " * 9]
     alone = [seconds(synthesizer, list(synthesizer.synthesize(text))) for text in texts]
