@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -185,6 +186,25 @@ def test_other_methods(folder: Path) -> None:
     answer = asked(Pages(str(folder)), "/app.js", method="POST")
     assert answer is not None
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_out_of_descriptors(folder: Path) -> None:
+    """The file is there: to say that it is not would be cached, or believed."""
+    served = Pages(str(folder))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        answer = asked(served, "/app.js")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in taken:
+            os.close(fd)
+    assert answer is not None
+    assert (answer.status, answer.error["code"]) == (503, "overloaded")
 
 
 def test_memory_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ Sources: RFC 9110 (conditional requests), Content Security Policy Level 3, Fetch
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -123,7 +124,11 @@ class Pages:
         for path in self._candidates(head.path):
             try:
                 fd = self._open(path)
-            except (OSError, RuntimeError):  # RuntimeError: links that go round in circles
+            except (OSError, RuntimeError, ValueError) as error:
+                # Links that go round in circles; a name that the file system cannot have.
+                if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+                    message = "the server has too many files open; try again in a moment"
+                    return refuse(503, message, "overloaded", {"Retry-After": "2"}, head=is_head)
                 continue
             if head.method not in ("GET", "HEAD"):
                 os.close(fd)
@@ -141,7 +146,10 @@ class Pages:
                 yield self._root / name.removeprefix(STATIC_PREFIX)
 
     def _open(self, path: Path) -> int:
-        """A descriptor of a regular file inside the folder. Raises OSError, RuntimeError."""
+        """A descriptor of a regular file inside the folder.
+
+        Raises OSError, RuntimeError and ValueError.
+        """
         real = path.resolve(strict=True)
         if not real.is_relative_to(self._root) or _hidden(real.relative_to(self._root).parts):
             raise FileNotFoundError(path)
