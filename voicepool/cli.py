@@ -32,6 +32,7 @@ _EPILOG = f"""examples:
   voicepool prefetch --profile cpu             download the models of a profile
   voicepool bench startup                      what a pool saves on this host
   voicepool config                             what is set, and where
+  voicepool unit                               run it as a systemd service
 
 Every setting of `start` can also be written in {FILE_NAME} or as VOICEPOOL_<NAME>:
   VOICEPOOL_WORKERS=4 voicepool start
@@ -127,6 +128,7 @@ def _parser() -> _Parser:
     bench = verbs.add_parser("bench", help=_BENCH, description=_BENCH, epilog=_BENCH_EPILOG)
     bench.set_defaults(parser=bench)
     _add_benches(bench)
+    _add_unit(add("unit", commands.unit, "Print the systemd unit for this host.", _UNIT_EPILOG))
     listing = add(
         "config", commands.show_config, "Show the settings and where each came from.", _EXIT_CODES
     )
@@ -151,6 +153,14 @@ environment: VOICEPOOL_URL, VOICEPOOL_API_KEY
 
 {_EXIT_CODES}"""
 
+
+_UNIT_EPILOG = f"""examples:
+  voicepool unit > /etc/systemd/system/voicepool.service
+  voicepool unit --socket > /etc/systemd/system/voicepool.socket
+
+How long stopping may take, and the socket's address, follow from the settings.
+
+{_EXIT_CODES}"""
 
 _DOCTOR = "Look at this host: what it can run, what is missing, how many workers fit."
 
@@ -315,6 +325,14 @@ def _add_server(parser: argparse.ArgumentParser, what: str) -> None:
         type=Path,
         help="trust servers by the certificates in this file, PEM (default: the system's)",
     )
+
+
+def _add_unit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--socket", action="store_true", help="the socket unit instead")
+    parser.add_argument(
+        "--config", metavar="FILE", help="the service's settings (default: /etc/voicepool's)"
+    )
+    parser.add_argument("--user", default="voicepool", help="whom it runs as (default voicepool)")
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:
