@@ -50,7 +50,11 @@ def upgraded(address: Address, path: str) -> Iterator[socket.socket]:
         sock.sendall(request(address, path))
         if not sock.recv(65536).startswith(b"HTTP/1.1 101"):
             raise ConnectionRefusedError
-        yield sock
+        try:
+            yield sock
+        finally:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # closing alone would wait for who reads
 
 
 def _read_all(sock: socket.socket) -> threading.Thread:

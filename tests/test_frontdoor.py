@@ -16,7 +16,8 @@ from voicepool import frontdoor
 from voicepool.access import Admitted
 from voicepool.callers import Candidate, WaitingRoom
 from voicepool.errors import ConfigError
-from voicepool.frontdoor import Farewells, FrontDoor, HangupWatch, Visitor
+from voicepool.frontdoor import Farewells, FrontDoor, Visitor
+from voicepool.hangups import HangupWatch
 from voicepool.listener import Acceptor, listen
 from voicepool.request import MAX_HEAD
 

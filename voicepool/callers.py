@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from voicepool import ipc
 from voicepool.access import Admitted
-from voicepool.frontdoor import HangupWatch, Visitor
+from voicepool.frontdoor import Visitor
+from voicepool.hangups import HangupWatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.typing import Subprotocol
 
 from voicepool.app import Negotiating
+from voicepool.hangups import HangupWatch
 from voicepool.inbox import Inbox
 
 REHEARSALS = 3
@@ -61,20 +62,32 @@ class Connection(ServerConnection):
 
     Once the WebSocket is over, by the client's goodbye or by its fault, TCP has LINGER_SECONDS to
     follow: websockets would wait for the client, and the app with it, until the next ping fails.
+    The same holds once the client has closed its side of TCP: while the app is slow to take what
+    came before, nobody reads on to where that shows.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lost = asyncio.Event()
         self._lingers = False
+        self._hangups = HangupWatch(lambda _: self._linger())
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._hangups.watch(transport.get_extra_info("socket").fileno())
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if not self._lingers and self.protocol.close_expected():
+        if self.protocol.close_expected():
+            self._linger()
+
+    def _linger(self) -> None:
+        if not self._lingers:
             self._lingers = True
             asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._hangups.close()
         super().connection_lost(exc)
         self.lost.set()
 

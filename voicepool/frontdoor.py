@@ -3,7 +3,6 @@
     FrontDoor     the doorway; every connection becomes a Visitor
     Heads         visitors whose request head is not complete yet
     Farewells     visitors that got their answer and are let go politely
-    HangupWatch   callers who wait: only their hanging up is noticed, their bytes stay unread
 
 A visitor's socket has one owner at any time: one of these, or whoever `on_visitor` gave it to.
 """
@@ -15,7 +14,6 @@ import contextlib
 import errno
 import math
 import os
-import select
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
@@ -379,44 +377,6 @@ class Farewells:
                 break
             self._let_go(sock)
         self._schedule()
-
-
-class HangupWatch:
-    """Watches sockets for hang-up alone: their bytes belong to the worker that will read them.
-
-    asyncio cannot leave input out of what it polls for, so this is an epoll of its own, which is
-    itself polled by the event loop.
-    """
-
-    def __init__(self, on_hangup: Callable[[int], None]) -> None:
-        """`on_hangup(fd)` is called once; the fd is no longer watched by then."""
-        self._epoll = select.epoll()
-        self._watched: set[int] = set()
-        self._on_hangup = on_hangup
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._epoll.fileno(), self._poll)
-
-    def watch(self, fd: int) -> None:
-        """HUP and ERR are always reported; RDHUP is the peer's half-close."""
-        self._epoll.register(fd, select.EPOLLRDHUP)
-        self._watched.add(fd)
-
-    def forget(self, fd: int) -> None:
-        """Stop watching; a descriptor that is not watched is fine."""
-        if fd in self._watched:
-            self._watched.remove(fd)
-            self._epoll.unregister(fd)
-
-    def close(self) -> None:
-        self._loop.remove_reader(self._epoll.fileno())
-        self._epoll.close()
-
-    def _poll(self) -> None:
-        for fd, _ in self._epoll.poll(0):
-            # What one hang-up causes may have closed another socket of this batch.
-            if fd in self._watched:
-                self.forget(fd)
-                self._on_hangup(fd)
 
 
 def has_end(data: bytes) -> bool:
