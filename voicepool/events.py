@@ -6,13 +6,15 @@ response's own sound (output events). Sound is mono float32, see `engines/base.p
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from voicepool.engines.base import Message, Samples, Tool
 from voicepool.patience import Patience
+
+if TYPE_CHECKING:
+    from asyncio import Task
 
 Status = Literal["completed", "cancelled", "failed", "incomplete"]
 CancelReason = Literal["turn_detected", "client_cancelled"]
@@ -81,7 +83,7 @@ class ResponseRequest:
     voice: str | None = None
     max_tokens: int | Literal["inf"] | None = None
     temperature: float | None = None
-    messages: Sequence[Message | Said | asyncio.Task[str]] | None = None
+    messages: Sequence[Message | Said | Task[str]] | None = None
     """Answer these instead of the history; a task makes a caller's words of a clip, see
     `SpeechPipelineManager.transcribe`."""
     remember: bool = True
