@@ -100,10 +100,10 @@ def test_another_can_be_added_by_the_late_ones_end(loop: Loop) -> None:
     def again(name: str) -> None:
         ended.append(name)
         if len(ended) < 3:
-            countdown.add(name)
+            again_and_again.add(name)
 
-    countdown = Countdown[str](cast(Any, loop), 5.0, again)
-    countdown.add("a")
+    again_and_again = Countdown[str](cast(Any, loop), 5.0, again)
+    again_and_again.add("a")
     for _ in range(4):
         loop.pass_time(5)
     assert ended == ["a", "a", "a"]
