@@ -202,3 +202,20 @@ def test_identity_does_not_give_the_key_away() -> None:
 def test_address_of_the_client(peer: str, forwarded: str, address: str) -> None:
     access = Access(trusted_proxies=["10.0.0.0/8", "2001:db8::1"])
     assert access.client_address(head(("x-forwarded-for", forwarded)), peer) == address
+
+
+def test_identities_live_as_long_as_their_keys() -> None:
+    one, other = "one-key-of-16-chars", "other-key-of-16-chars"
+    assert Access(api_keys=[one, other]).vouches_for(fingerprint(other))
+    assert not Access(api_keys=[one]).vouches_for(fingerprint(other))
+    assert not Access(api_keys=[one]).vouches_for("")
+    assert Access().vouches_for("")
+    assert not Access().vouches_for(fingerprint(one))
+
+
+def test_pages_of_other_origins_may_read_the_answer() -> None:
+    access = Access(allowed_origins=["https://page.example"])
+    head = Head("GET", "/readyz", (("host", "localhost"), ("origin", "https://page.example")))
+    assert access.check_site(head) is None
+    assert access.cors(head)["Access-Control-Allow-Origin"] == "https://page.example"
+    assert access.cors(Head("GET", "/readyz", (("host", "localhost"),))) == {}

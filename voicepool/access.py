@@ -97,6 +97,10 @@ class Access:
     def asks_for_keys(self) -> bool:
         return bool(self._keys)
 
+    def vouches_for(self, identity: str) -> bool:
+        """Whether somebody of that identity could still be admitted by a key."""
+        return identity in [known for _, known in self._keys] if self._keys else identity == ""
+
     def check_key(self, head: Head) -> Admitted | Denied:
         """The API key, wherever clients carry it."""
         if not self._keys:

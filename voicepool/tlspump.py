@@ -18,11 +18,9 @@ CHUNK: Final = 64 << 10
 MAX_UNSENT: Final = 256 << 10
 """What may wait for a client that is still read from. Beyond a chunk of the worker's this can only
 be TLS's answers to what the client keeps asking of TLS itself."""
-STALL_SECONDS: Final = 60.0
-"""How long a client may take nothing of what is there for it. Longer than a worker waits for the
-answer to its ping, so that only those are met whom their worker has given up."""
-GOODBYE_SECONDS: Final = 5.0
-"""The same once there is nobody behind the socket pair any more."""
+STALL_SECONDS: Final = 30.0
+"""How long a client may take for a chunk. Whoever reads as slowly has lost the thread of its call,
+and nobody would notice that its worker is gone: that is not read from meanwhile."""
 
 
 class Tls:
@@ -226,11 +224,9 @@ class Pump:
             self._forget_reader(self._local.fileno())
         self._add_writer(self._tls.sock.fileno(), self._client_writable)
         if self._stalled is None:
-            seconds = GOODBYE_SECONDS if self._goodbye else STALL_SECONDS
-            self._stalled = self._loop.call_later(seconds, self.abort)
+            self._stalled = self._loop.call_later(STALL_SECONDS, self.abort)
 
     def _client_writable(self) -> None:
-        self._patience_restored()
         self._guarded(self._feed_client)
 
     def _patience_restored(self) -> None:
