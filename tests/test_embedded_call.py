@@ -3,6 +3,9 @@ phrasebook and espeak answer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +13,15 @@ from tests.calls import Call, until
 from tests.speech import noisy, say, silence
 from voicepool.audio import Resampler
 from voicepool.engines import registry
-from voicepool.engines.base import INPUT_RATE, Engines, Message, Samples, Tool
+from voicepool.engines.base import (
+    INPUT_RATE,
+    Engines,
+    Message,
+    Samples,
+    SpeechChunk,
+    SpeechSynthesizer,
+    Tool,
+)
 from voicepool.events import (
     FinalTranscript,
     Interrupted,
@@ -114,6 +125,67 @@ async def test_a_long_story_is_interrupted_and_remembered_as_far_as_it_was_heard
         assert told.startswith(story)
         assert 3 <= len(story.split()) <= 9, "2 s at 160 words a minute"
         assert len(story) < len(told)
+
+
+class Recording:
+    """A synthesiser that writes down where in the sound each of its words begins."""
+
+    def __init__(self, real: SpeechSynthesizer) -> None:
+        self._real = real
+        self.name, self.sample_rate, self.voices = "recording", real.sample_rate, real.voices
+        self.spoken: list[tuple[float, str]] = []
+        """Seconds from the first sample of all, and the word."""
+        self.seconds = 0.0
+
+    def preload(self) -> None: ...
+
+    def load(self, device: str) -> None: ...
+
+    def warm_up(self) -> None: ...
+
+    def synthesize(
+        self, text: str, *, voice: str = "", speed: float = 1.0
+    ) -> Iterator[SpeechChunk]:
+        began = self.seconds
+        for chunk in self._real.synthesize(text, voice=voice, speed=speed):
+            for word in chunk.words:
+                said = text[word.text_start : word.text_end]
+                self.spoken.append((began + word.start, said))
+            self.seconds += len(chunk.samples) / self.sample_rate
+            yield chunk
+
+
+def letters(text: str) -> str:
+    return "".join(filter(str.isalpha, text)).lower()
+
+
+def beginnings(text: str, words: list[str]) -> int:
+    """How many of `words`, in their order, are in the text. (espeak runs "in the" into one.)"""
+    found = 0
+    for word in text.split():
+        if found < len(words) and letters(words[found]) == letters(word):
+            found += 1
+    return found
+
+
+async def test_the_history_holds_the_words_that_were_heard(embedded: Engines) -> None:
+    """Against the synthesiser's own clock, at many places of a story."""
+    recording = Recording(embedded.tts)
+    async with Call(replace(embedded, tts=recording), PipelineSettings(turns=None)) as call:
+        call.pipeline.insert("q", Message("user", "tell me a very long story"))
+        call.pipeline.respond(ResponseRequest())
+        await call.next(ResponseDone)
+        told = call.all(MessageDone)[0]
+        assert call.seconds_of_sound() == pytest.approx(recording.seconds)
+        assert recording.seconds > 20
+        words = [word for _, word in recording.spoken]
+        for cut in np.linspace(recording.seconds, 0.1, 120):  # what is cut off never comes back
+            left = call.pipeline.truncate(told.item_id, int(cut * 1000))
+            heard = sum(at < cut - 0.001 for at, _ in recording.spoken)
+            assert told.text.startswith(left)
+            assert letters(left).endswith(letters(words[heard - 1]))
+            assert beginnings(left, words) == heard, "every word that began to sound, and no other"
+        assert call.pipeline.history.messages()[-1].content == left
 
 
 async def test_what_is_no_phrase_is_answered_with_help(embedded: Engines) -> None:
