@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import csv
+import http.client
 import json
 import os
 import random
@@ -88,6 +89,20 @@ class Balancer:
         rows = csv.DictReader(self.command("show stat").removeprefix("# ").splitlines())
         return {row["svname"]: row for row in rows if row["pxname"] == "calls"}
 
+    def ask(
+        self, path: str, *, operator: bool = False, **headers: str
+    ) -> tuple[int, dict[str, str], str]:
+        """A GET on the callers' port, or on the operator's: status, headers and body."""
+        client = http.client.HTTPConnection(
+            *(self.operator if operator else self.address), timeout=DEADLINE
+        )
+        try:
+            client.request("GET", path, headers=headers)
+            response = client.getresponse()
+            return response.status, dict(response.getheaders()), response.read().decode()
+        finally:
+            client.close()
+
     def cpu(self) -> float:
         """CPU seconds used so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
@@ -150,9 +165,9 @@ class Cluster:
             raise
 
     def balance(
-        self, changes: Mapping[str, str] | None = None, env: Mapping[str, str] | None = None
+        self, changes: Mapping[str, str] | None = None, pem: Path | None = None
     ) -> Balancer:
-        """A balancer for the nodes; closed with the cluster."""
+        """One more balancer for the nodes, closed with the cluster. With `pem` it speaks TLS."""
         self._balancers += 1
         folder = self._folder / f"haproxy-{self._balancers}"
         folder.mkdir()
@@ -170,7 +185,8 @@ class Cluster:
             r"\bmaxconn 16\b": f"maxconn {self.slots}",
         }
         text = replaced(CONFIGURATION.read_text(), {**known, **(changes or {})})
-        balancer = Balancer(folder, text, env or {}, address, operator)
+        env = {"VOICEPOOL_PEM": str(pem)} if pem else {}
+        balancer = Balancer(folder, text, env, address, operator)
         self._close.callback(balancer.close)
         return balancer
 
@@ -185,28 +201,36 @@ class Cluster:
         self._close.callback(node.close)
         self.nodes[name] = node
 
-    def until(self, condition: Callable[[dict[str, dict[str, str]]], Any], what: str) -> None:
+    def until(
+        self,
+        condition: Callable[[dict[str, dict[str, str]]], Any],
+        what: str,
+        balancer: Balancer | None = None,
+    ) -> None:
         """Wait until the balancer's statistics look so."""
+        balancer = balancer or self.balancer
         end = time.monotonic() + DEADLINE
         stats: dict[str, dict[str, str]] = {}
         while True:
             with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
-                stats = self.balancer.stats()
+                stats = balancer.stats()
                 if condition(stats):
                     return
-            if time.monotonic() > end or self.balancer.process.poll() is not None:
-                raise AssertionError(f"never {what}: {stats}\n{self.balancer.said()[-2000:]}")
+            if time.monotonic() > end or balancer.process.poll() is not None:
+                raise AssertionError(f"never {what}: {stats}\n{balancer.said()[-2000:]}")
             time.sleep(0.02)  # HAProxy tells nobody when something changes
 
-    def until_status(self, name: str, status: str) -> None:
-        """Wait until the balancer sees the node as UP, DOWN or DRAIN."""
-        self.until(
-            lambda stats: (
-                stats[name]["status"].split(" ")[0] == status
-                and not (status == "UP" and stats[name]["agent_status"] not in ("L7OK", ""))
-            ),
-            f"saw {name} as {status}",
-        )
+    def until_status(self, name: str, status: str, balancer: Balancer | None = None) -> None:
+        """Wait until the balancer sees the node as UP, DOWN or DRAIN.
+
+        UP at its start it only supposes; here it is UP when the agent has said so.
+        """
+
+        def seen(stats: dict[str, dict[str, str]]) -> bool:
+            supposed = status == "UP" and stats[name]["agent_status"] != "L7OK"
+            return stats[name]["status"].split(" ")[0] == status and not supposed
+
+        self.until(seen, f"saw {name} as {status}", balancer)
 
     def until_current(self, count: int, *names: str) -> None:
         """Wait until these nodes have so many callers between them."""
