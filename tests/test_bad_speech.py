@@ -129,7 +129,7 @@ BAD_EVENTS = [
     (typed("twice", id="item_twice"), "item_create_duplicate_item_id"),
     (typed("x", id=""), "invalid_value"),
     (typed("x", role="nobody"), "invalid_value"),
-    (typed("x", type="mcp_call"), "invalid_value"),
+    (typed("x", type="reasoning"), "invalid_value"),
     (typed("x" * 600_000), "string_above_max_length"),
     (event("conversation.item.create"), "missing_required_parameter"),
     (
