@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from voicepool.engines.base import (
     ToolCall,
     ToolCallDelta,
 )
-from voicepool.engines.phrasebook import engine
+from voicepool.engines.phrasebook import book, engine
 
 HELP = "I only know my phrasebook; configure an LLM for more. Try saying: "
 WEATHER = Tool(
@@ -168,3 +169,30 @@ async def test_a_users_own_phrase(tmp_path: Path) -> None:
     model = engine.create({"phrasebook": str(path)})
     assert await reply(model, "Open the pod doors!") == "I am afraid not."
     assert await reply(model, "what is 2 plus 2") == "2 plus 2 is 4."
+
+
+DOCUMENTED = re.findall(
+    r"^\| ([a-z *]+) \| `(\w+)` \| (?:`(\w+)` )?\|$",
+    (Path(__file__).parent.parent / "docs/engines.md").read_text(),
+    re.MULTILINE,
+)
+
+
+def test_all_tools_of_the_book_are_documented() -> None:
+    tools = [entry.tool for entry in book.load().entries if entry.tool]
+    assert [name for _, name, _ in DOCUMENTED] == tools
+
+
+@pytest.mark.parametrize(("said", "name", "argument"), DOCUMENTED)
+async def test_a_documented_phrase_calls_its_tool(
+    model: engine.PhrasebookModel, said: str, name: str, argument: str
+) -> None:
+    slots = {"city": "hong kong", "room": "kitchen", "number": "ten", "topping": "salami"}
+    for slot, words in slots.items():
+        said = said.replace(f"*{slot}*", words)
+    tool = Tool(name, "", {"type": "object", "properties": {argument: {}} if argument else {}})
+    deltas = await collect(model, ChatRequest([Message("user", said)], tools=[tool]))
+    call = deltas[1]
+    assert isinstance(call, ToolCall)
+    assert call.name == name
+    assert set(json.loads(call.arguments)) == ({argument} if argument else set())
