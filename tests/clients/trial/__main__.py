@@ -67,6 +67,8 @@ def collect(told: Iterator[dict[str, Any]], outcomes: dict[str, Outcome]) -> Non
 def table(outcomes: dict[str, Outcome]) -> Table:
     names = list(dict.fromkeys(name for each in outcomes.values() for name in each.steps))
     shown = Table("client", "version", *names)
+    for column in shown.columns:
+        column.overflow = "fold"
     for each in outcomes.values():
         marks = {name: "yes" if ok else "NO" for name, (ok, _) in each.steps.items()}
         shown.add_row(each.package, each.version, *(marks.get(name, "") for name in names))
@@ -90,7 +92,7 @@ def main() -> int:
             server.close()
     golden = sorted(str(path) for path in (ROOT / "tests" / "golden").glob("*.txt"))
     collect(drive(python, "strict_models", *golden), outcomes)
-    Console(width=120).print(table(outcomes))
+    Console(width=150).print(table(outcomes))
     return int(any(not ok for each in outcomes.values() for ok, _ in each.steps.values()))
 
 

@@ -25,6 +25,7 @@ STORY = "tell me a very long story"
 SAYINGS = {
     "color": "what is your favorite color",
     "queue": QUESTION,
+    "name": "do you remember my name",
     "story": STORY,
     "stop": "please stop talking now",
 }

@@ -18,10 +18,25 @@ from tests.clients.trial.caller import tell
 Event = dict[str, Any]
 
 
-def sent(paths: list[str]) -> Iterator[Event]:
+BEYOND = {
+    # The beta dialect; rates of PCM that OpenAI does not have.
+    "openai-agents": {"beta", "beta_transcription", "formats"},
+    # The same; and sessions that only transcribe, and items of MCP servers.
+    "pipecat-ai": {
+        "beta",
+        "beta_transcription",
+        "formats",
+        "transcription_session",
+        "unusual_items",
+    },
+}
+"""Package -> the dialogues that it cannot lead."""
+
+
+def sent(paths: list[Path]) -> Iterator[Event]:
     """What the server said in these dialogues."""
     for path in paths:
-        for line in Path(path).read_text().splitlines():
+        for line in path.read_text().splitlines():
             if line.startswith("S "):
                 yield json.loads(line[2:])
 
@@ -42,8 +57,9 @@ def of_agents(event: Event) -> None:
     get_server_event_type_adapter().validate_python(event)
 
 
-def check(package: str, events: list[Event], read: Callable[[Event], None]) -> None:
+def check(package: str, paths: list[Path], read: Callable[[Event], None]) -> None:
     print(json.dumps({"package": package, "version": version(package)}))
+    events = list(sent([path for path in paths if path.stem not in BEYOND[package]]))
     wrong = []
     for event in events:
         try:
@@ -55,9 +71,9 @@ def check(package: str, events: list[Event], read: Callable[[Event], None]) -> N
 
 
 def main() -> None:
-    events = list(sent(sys.argv[1:]))
-    check("pipecat-ai", events, of_pipecat)
-    check("openai-agents", events, of_agents)
+    paths = [Path(path) for path in sys.argv[1:]]
+    check("pipecat-ai", paths, of_pipecat)
+    check("openai-agents", paths, of_agents)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ from livekit.plugins import openai
 from tests.clients.trial import caller
 from tests.clients.trial.caller import RATE, Journal, Microphone
 
+SESSION_SECONDS = 20.0
+"""After which LiveKit connects anew: its default is 20 minutes."""
+
 
 class Ear(io.AudioInput):
     def __init__(self, microphone: Microphone) -> None:
@@ -90,12 +93,12 @@ class Conversation:
         self.journal = Journal()
         self.loudspeaker = Loudspeaker(self.journal)
         self._notes: set[asyncio.Task[None]] = set()
-        session.on("user_input_transcribed", lambda event: self._note("heard", event))
-        session.on("conversation_item_added", lambda event: self._note("item", event.item))
-        session.on("function_tools_executed", lambda event: self._note("tools", event))
-        session.on("error", lambda event: self._note("error", event.error))
+        session.on("user_input_transcribed", lambda event: self.note("heard", event))
+        session.on("conversation_item_added", lambda event: self.note("item", event.item))
+        session.on("function_tools_executed", lambda event: self.note("tools", event))
+        session.on("error", lambda event: self.note("error", event.error))
 
-    def _note(self, kind: str, value: Any) -> None:
+    def note(self, kind: str, value: Any) -> None:
         task = asyncio.ensure_future(self.journal.note(kind, value))
         self._notes.add(task)
         task.add_done_callback(self._notes.discard)
@@ -149,6 +152,12 @@ class Conversation:
         )
         return f"silent after {self.loudspeaker.stopped_at:.1f} s of the story"
 
+    async def reconnect(self) -> str:
+        """LiveKit calls anew every so often, and puts the whole conversation into the new call."""
+        await self.journal.until("reconnected")
+        self.microphone.say("name")
+        return repr(await self.reply("Barbara"))
+
     async def clean(self) -> str:
         errors = [str(value) for kind, value in self.journal.entries if kind == "error"]
         assert not errors, errors
@@ -162,13 +171,20 @@ async def main() -> None:
     history.add_message(role="assistant", content="Hello, Barbara!")
     async with aiohttp.ClientSession() as http:
         model = openai.realtime.RealtimeModel(
-            base_url=f"{url.replace('ws', 'http', 1)}/v1", api_key="none", http_session=http
+            base_url=f"{url.replace('ws', 'http', 1)}/v1",
+            api_key="none",
+            http_session=http,
+            max_session_duration=SESSION_SECONDS,
         )
         session: AgentSession[None] = AgentSession(llm=model)
         talk = Conversation(session, Microphone(folder))
         session.input.audio = Ear(talk.microphone)
         session.output.audio = talk.loudspeaker
-        await session.start(Operator(history))
+        operator = Operator(history)
+        await session.start(operator)
+        operator.realtime_llm_session.on(
+            "session_reconnected", lambda event: talk.note("reconnected", event)
+        )
         await caller.run(
             "livekit-plugins-openai",
             talk.journal,
@@ -179,6 +195,7 @@ async def main() -> None:
                 "text turn": talk.text,
                 "generate_reply": talk.instructed,
                 "barge-in": talk.barge_in,
+                "reconnect": talk.reconnect,
                 "no errors": talk.clean,
             },
         )
