@@ -109,7 +109,7 @@ def read_item(param: ItemParam, new_id: Callable[[str], str]) -> Written:
     if reader is None:
         supported = ", ".join(f"'{name}'" for name in _READERS)
         raise invalid_value(
-            f"Invalid value: items of this type are not supported. Supported values are: "
+            "Invalid value: items of this type are not supported. Supported values are: "
             f"{supported}.",
             "item.type",
         )
