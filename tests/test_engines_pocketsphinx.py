@@ -130,6 +130,40 @@ def test_an_unfinished_phrase_is_not_understood(
     assert recognizer.judge(heard).rejected == "an unfinished phrase"
 
 
+@pytest.mark.parametrize(
+    "text", ["i would like to", "what is the capital of", "tell me a very long", "hello"]
+)
+def test_the_beginning_of_a_phrase_is_known_as_one(
+    recognizer: pocketsphinx.PhraseRecognizer, text: str
+) -> None:
+    stream = recognizer.stream()
+    stream.feed(noisy(say(text), seed=1))
+    said = stream.snapshot()
+    assert (said.text, said.beginning, said.complete) == ("", text, False)
+
+
+def test_a_whole_phrase_is_known_as_one(
+    recognizer: pocketsphinx.PhraseRecognizer, capital: Samples
+) -> None:
+    stream = recognizer.stream()
+    stream.feed(capital)
+    said = stream.finish()
+    assert (said.text, said.beginning, said.complete) == (CAPITAL, "", True)
+
+
+@pytest.mark.parametrize(
+    "text", ["the committee postponed its decision", "well i was thinking about the weather"]
+)
+def test_what_is_no_phrase_is_the_beginning_of_none(
+    recognizer: pocketsphinx.PhraseRecognizer, text: str
+) -> None:
+    stream = recognizer.stream()
+    stream.feed(noisy(say(text), seed=1))
+    said = stream.finish()
+    assert (said.text, said.beginning, said.complete) == ("", "", False)
+    assert said.rejected
+
+
 def test_rejection_can_be_turned_off(tmp_path: Path) -> None:
     poor = Evidence("tell me a funny joke", (Segment("tell", 0, 50, -5000.0, 3),), ())
     eager = pocketsphinx.create({"reject": False})

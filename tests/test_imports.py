@@ -100,6 +100,7 @@ def test_the_pool_needs_nothing_but_the_standard_library() -> None:
     [
         (["voicepool.budget", "voicepool.attribution", "voicepool.gpu"], set()),
         (["voicepool.turns"], {"numpy"}),
+        (["voicepool.completeness", "voicepool.patience"], set()),
         (package("voicepool.wire"), {"msgspec", "numpy", "soxr"}),
         (["voicepool.request", "voicepool.answers"], {"h11", "msgspec"}),
         (["voicepool.access"], {"h11"}),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.caller import Caller, Event, calling, spoken, text_of
+from tests.calls import until
+from tests.llm_server import Script
+from tests.openai_server import OpenAIServer
 from tests.pools import PoolServer
 from tests.servers import speech_server
 from tests.speech import silence
@@ -170,6 +173,35 @@ async def test_manual_turns_in_the_middle_of_a_turn_begin_with_nothing(server: P
         assert (await caller.until(TRANSCRIBED))["transcript"] == TIME
         assert len(caller.all(COMMITTED)) == 1
         assert not caller.all("response.created")
+
+
+# --- speculation ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("speculate", [True, False])
+async def test_a_server_speculates_unless_it_is_told_not_to(
+    start_pool: Callable[..., PoolServer], speculate: bool
+) -> None:
+    """A caller who hesitates is asked about twice, or once; told is one answer in any case."""
+    answers = {"please stop talking now": "Well.", "": "Early!"}
+    with OpenAIServer({"local": Script(answers=answers)}) as llm:
+        engine = {"engine": "openai", "base_url": llm.base_url}
+        server = start_pool(
+            app="", workers=1, profile="embedded", engines={"llm": engine}, speculate=speculate
+        )
+        warm = len(llm.generations)
+        async with calling(server) as caller:
+            await caller.configure(**TEXT)
+            sound = spoken("please stop", 0.4, "talking now", 0.8)
+            pause = len(spoken("please stop"))  # 0.3 s into it
+            await caller.hear(sound[:pause])
+            if speculate:
+                await until(lambda: len(llm.generations) == warm + 1)
+            await caller.hear(sound[pause:])
+            assert text_of(await caller.done()) == "Well."
+            assert len(caller.all("response.created")) == 1
+            if not speculate:
+                assert len(llm.generations) == warm + 1
 
 
 # --- semantic_vad ----------------------------------------------------------------------------
