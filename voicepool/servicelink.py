@@ -5,10 +5,7 @@ models load, while a reload does and while calls end, more time, a little at a t
 process hang meanwhile, it is not waited for. And the watchdog's food, as long as the server is
 well.
 
-Well is not the same as useful: a pool whose workers cannot start, or wait for memory, is well. To
-start the server again would cost the calls in progress and mend nothing; STATUS says what is
-wrong. A server that is not well is one whose own machinery stands still: see
-`Supervisor.ailment`.
+What "well" means is in `health.py`.
 """
 
 from __future__ import annotations

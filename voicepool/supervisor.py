@@ -21,8 +21,8 @@ from dataclasses import replace
 from typing import Final
 
 from voicepool import ipc, linux, pool, tlsfiles
-from voicepool.agentcheck import AgentCheck, listen_for_agents
 from voicepool.access import Admitted
+from voicepool.agentcheck import AgentCheck, listen_for_agents
 from voicepool.answers import refuse
 from voicepool.callers import Candidate, WaitingRoom
 from voicepool.config import Settings, check
@@ -30,6 +30,7 @@ from voicepool.errors import ExitCode, IllegalEvent
 from voicepool.forker import Forker
 from voicepool.frontdoor import FrontDoor, Visitor
 from voicepool.handles import WorkerHandle
+from voicepool.health import ailment
 from voicepool.hostprobe import HostProbe
 from voicepool.listener import Acceptor, listen, prepare
 from voicepool.logs import FloodGuard
@@ -43,18 +44,13 @@ from voicepool.rundir import RuntimeDir
 from voicepool.servicelink import ServiceLink
 from voicepool.statusreport import status_report
 from voicepool.systemd import Inheritance
+from voicepool.threshold import Threshold
 from voicepool.tlsdoor import TlsDoor
 
 log = logging.getLogger("voicepool.supervisor")
 
 FAREWELL_SECONDS: Final = 1.0
 """How long the last refusals may take to be read when the server is going down."""
-
-SEEING_IN_SECONDS: Final = 0.05
-"""How often a server that lets nobody in any more looks whether all who are in are served."""
-
-OVERDUE_SECONDS: Final = 5.0
-"""How late the pool's timer may be before the supervisor takes itself for broken."""
 
 REFUSALS: Final = {
     Reason.FULL: "every worker is in a call and the waiting room is full",
@@ -90,8 +86,6 @@ class Supervisor:
         self.runtime_dir = runtime.path
         self._runtime = runtime
         inherited = inherited or Inheritance()
-        self._queue_stays = inherited.listener is not None
-        """The accept queue outlives this server: another will serve who stands there."""
         self._loop = asyncio.get_running_loop()
         self.pool = Pool(pool_settings(settings), random.Random())
         self._events: deque[pool.Event] = deque()
@@ -100,10 +94,9 @@ class Supervisor:
         self._handles: dict[int, WorkerHandle] = {}
         self._connections = 0
         self._came_up = False
-        self._draining = False
+        self.draining = False
         self._notice: asyncio.TimerHandle | None = None
         """Balancers are told to send nobody any more; whoever comes all the same is served."""
-        self._leaving = False
         self._on_terminal = os.isatty(0)
         self._told: Progress | None = None
         self._flood = FloodGuard(log)
@@ -120,6 +113,9 @@ class Supervisor:
             else None
         )
         self._waiting = WaitingRoom(lambda number: self._tell(pool.ConnectionLost(number)))
+        self._threshold = Threshold(
+            self.door, self._waiting, queue_stays=inherited.listener is not None
+        )
         self.forker = Forker(settings, runtime.path, self)
         self.probe = HostProbe(settings, self._tell, self.pool.snapshot, self._pid)
         self.reception = Reception(
@@ -134,11 +130,11 @@ class Supervisor:
             max_bodies=settings.max_heads,
         )
         self.link = ServiceLink(
-            inherited, lambda: self._progress(self.pool.snapshot()), self.ailment
+            inherited, lambda: self._progress(self.pool.snapshot()), lambda: ailment(self)
         )
         self.reloader = Reloader(self, reread)
         self._reloading: asyncio.Task[None] | None = None
-        self._prober: asyncio.Task[None] | None = None
+        self.prober: asyncio.Task[None] | None = None
 
     # -- life
 
@@ -155,16 +151,16 @@ class Supervisor:
         self.link.start()
         try:
             await self.probe.prepare()
-            self.door.open()
+            self._threshold.start()
             if self._agents is not None:
                 self._agents.open()
-            self._prober = self._loop.create_task(self.probe.run())
+            self.prober = self._loop.create_task(self.probe.run())
             self.forker.start()
             self._reloading = self._loop.create_task(self.reloader.run())
             self._report()
             await self._done.wait()
         finally:
-            tasks = [task for task in (self._prober, self._reloading) if task is not None]
+            tasks = [task for task in (self.prober, self._reloading) if task is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -174,30 +170,40 @@ class Supervisor:
 
     def _on_term(self) -> None:
         """TERM or INT: drains, once balancers have had the time to notice; a second ends it all."""
-        if self._notice is None and self.settings.drain_notice and not self._draining:
+        if self._notice is None and self.settings.drain_notice and not self.draining:
             log.info("callers shall go elsewhere", extra={"notice": self.settings.drain_notice})
             self._notice = self._loop.call_later(self.settings.drain_notice, self._notice_is_over)
             return
-        if self._notice is not None and not self._draining:
+        if self._notice is not None and not self.draining:
             self._drain()  # and again, for this is the second signal
         self._drain()
 
     def _notice_is_over(self) -> None:
-        if not self._draining:
+        if not self.draining:
             self._drain()
 
     def _drain(self) -> None:
         """TERM or INT: the first one drains, the second ends the calls too."""
         self.link.stopping()
-        if self._queue_stays and not self._leaving:
-            self._leave()
+        let_in = self.settings.head_timeout + self.settings.queue_timeout
+        if self._threshold.leave(let_in, self._begin_drain):
             return
-        if self._leaving and not self._draining:
-            self._end_service()  # and again, for this is the second signal
-        self._end_service()
+        if self.draining:
+            self._end_calls()
+        else:
+            self._begin_drain()
+            if self._threshold.left:
+                self._end_calls()  # this is the second signal
 
-    def _end_service(self) -> None:
-        self._draining = True
+    def _end_calls(self) -> None:
+        log.info("ending the calls", extra={"callers": self.pool.snapshot().callers})
+        self._tell(pool.DrainRequested())
+        self._finish_if_drained()
+
+    def _begin_drain(self) -> None:
+        if self.draining:
+            return
+        self.draining = True
         if self._reloading is not None:
             self._reloading.cancel()
         log.info("draining", extra={"callers": self.pool.snapshot().callers})
@@ -205,28 +211,11 @@ class Supervisor:
         self._report()
         self._finish_if_drained()
 
-    def _leave(self) -> None:
-        """Leave the accept queue to the next server. Who is past it shall not be refused for
-        having come too early: they are served first, or have their time to wait."""
-        self._leaving = True
-        self.door.leave()
-        left = self.settings.queue_timeout + self.settings.head_timeout
-        log.info("no more callers are let in", extra={"waiting": len(self._waiting)})
-        self._see_in(self._loop.time() + left)
-
-    def _see_in(self, deadline: float) -> None:
-        if self._draining:
-            return  # a second signal
-        if (self._waiting or self.door.heads) and self._loop.time() < deadline:
-            self._loop.call_later(SEEING_IN_SECONDS, self._see_in, deadline)
-        else:
-            self._end_service()
-
     def _on_hup(self) -> None:
         """HUP: a reload, unless it is our terminal that hangs up, which is the user's going."""
         if self._on_terminal and not os.isatty(0):
             self._drain()
-        elif self._leaving or self._draining:
+        elif self._threshold.left or self.draining:
             log.info("no reload while draining")
         else:
             self.reloader.request()
@@ -245,25 +234,6 @@ class Supervisor:
         self.probe.open(private)
         return old
 
-    def ailment(self) -> str:
-        """What is wrong with this process's own machinery, "" while it is well.
-
-        That it is asked at all shows that the event loop goes round.
-        """
-        if self._prober is None or self._draining:
-            return ""  # not all of it is there yet, or any more
-        try:
-            self._tick()
-        except Exception:
-            log.exception("the pool fails")
-            return "the pool fails"
-        deadline = self.pool.next_deadline
-        if deadline is not None and deadline < self._loop.time() - OVERDUE_SECONDS:
-            return "the pool's deadlines are not met"
-        if self._prober.done():
-            return "memory is not looked at any more"
-        return "" if self.forker.alive else "no zygote is coming"
-
     def _dump(self) -> None:
         """USR1: the state of everything, in the log."""
         report = status_report(self)
@@ -281,7 +251,7 @@ class Supervisor:
         self._drain()
 
     def _finish_if_drained(self) -> None:
-        if self._draining and not self._handles:
+        if self.draining and not self._handles:
             self._done.set()
 
     async def _close(self) -> None:
@@ -330,6 +300,7 @@ class Supervisor:
             self._telling = False
             self._set_timer()
         self._report()
+        self._threshold.look(lambda: self._progress(self.pool.snapshot())[0])
         self.link.changed()
 
     def _carry_out(self, command: pool.Command) -> None:
@@ -371,10 +342,14 @@ class Supervisor:
             if self._timer.when() == deadline:
                 return
             self._timer.cancel()
-        self._timer = None if deadline is None else self._loop.call_at(deadline, self._tick)
+        self._timer = None if deadline is None else self._loop.call_at(deadline, self._on_timer)
 
-    def _tick(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
+        self.tick()
+
+    def tick(self) -> None:
+        """Let the pool take a step, for the time that has passed."""
         self._tell(pool.Tick())
 
     def _log_transitions(self) -> None:
@@ -398,14 +373,14 @@ class Supervisor:
 
         And that it drains, whenever that begins.
         """
-        if self._came_up and not self._draining:
+        if self._came_up and not self.draining:
             return
         snapshot = self.pool.snapshot()
-        if snapshot.halted and not self._came_up and not self._draining:
+        if snapshot.halted and not self._came_up and not self.draining:
             # Nothing has ever worked, and nothing will before somebody changes something.
             self.fail(ExitCode.USAGE, snapshot.last_error)
             return
-        if snapshot.shortfall and not self._came_up and not self._draining:
+        if snapshot.shortfall and not self._came_up and not self.draining:
             self.fail(ExitCode.USAGE, never_fits(snapshot.shortfall))
             return
         progress, _ = self._progress(snapshot)
@@ -415,7 +390,7 @@ class Supervisor:
         self._came_up = progress.stage in ("serving", "draining")
         self._announce(progress)
         short = self.reception.paths is not None and snapshot.target < self.settings.workers
-        if self.settings.strict and not self._draining and (progress.stage == "trouble" or short):
+        if self.settings.strict and not self.draining and (progress.stage == "trouble" or short):
             self.exit_code = ExitCode.CANNOT_WARM
             self._drain()
 
@@ -517,6 +492,7 @@ class Supervisor:
 
     def zygote_failed(self, error: str, *, permanent: bool) -> None:
         log.error("zygote failed", extra={"error": error, "permanent": permanent})
+        self._threshold.open()
         if permanent and self.reception.paths is None:
             self.fail(ExitCode.USAGE, error)
         else:

@@ -1,0 +1,317 @@
+"""The service as it is shipped, under a real systemd (see tests/systemd)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from tests.pools import DEADLINE, hello
+from tests.systemd.machine import ROOT, Machine, unavailable
+from voicepool import unit
+from voicepool.config import Settings
+
+REASON = unavailable()
+pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
+
+NAME = "voicepool.service"
+CONFIG = Path("/run/settings/voicepool.toml")
+LOG = "/run/log"
+SLOW_APP = """
+import time
+from tests.apps.echo import Echo
+
+class Slow(Echo):
+    def preload(self):
+        time.sleep(3)
+
+def create():
+    return Slow()
+"""
+
+
+class Service:
+    """voicepool on a machine of its own."""
+
+    def __init__(self, machine: Machine, port: int) -> None:
+        self.machine = machine
+        self.port = port
+        (machine.files / "run/settings").mkdir()
+        self.configure()
+
+    def configure(self, **pool: Any) -> None:
+        """Write the settings; nobody is told."""
+        lines = {"workers": 2, "max_connections": 4, "queue_timeout": "60s", "drain_timeout": "1h"}
+        app = json.dumps(pool.pop("app", "tests.apps.echo:create"))
+        text = "\n".join(f"{name} = {json.dumps(value)}" for name, value in (lines | pool).items())
+        (self.machine.files / str(CONFIG)[1:]).write_text(
+            f'[server]\nport = {self.port}\n[pool]\n{text}\n[budget]\ngpus = "none"\n'
+            f"[speech]\napp = {app}\n"
+        )
+
+    def start(self) -> None:
+        self.machine.systemctl("start", NAME)
+
+    def show(self) -> dict[str, str]:
+        return self.machine.show(NAME)
+
+    def until(self, what: str, **properties: str) -> dict[str, str]:
+        """Wait until the unit has these properties; a value may be a part of it."""
+
+        def look() -> dict[str, str] | None:
+            shown = self.show()
+            fits = all(value in shown.get(name, "") for name, value in properties.items())
+            return shown if fits else None
+
+        return self.machine.until(look, f"{what}: {self.log[-3000:]}")  # type: ignore[no-any-return]
+
+    @property
+    def log(self) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            return (self.machine.files / LOG[1:]).read_text()
+        return ""
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's."""
+        return self.machine.outside(self.show()["MainPID"])
+
+    def call(self) -> ClientConnection:
+        url = f"ws://127.0.0.1:{self.port}/echo"
+        return connect(url, proxy=None, open_timeout=DEADLINE)
+
+
+@pytest.fixture
+def make_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Makes the one service of a test: the shipped units, but for paths and for time-outs."""
+    with contextlib.ExitStack() as stack:
+
+        def make(*, activated: bool = False, **directives: str) -> Service:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            settings = Settings(port=port)
+            host = unit.Host((sys.executable, "-m", "voicepool"), CONFIG)
+            given = {
+                # Python may lie in a home, and there is no user database to add somebody to.
+                "ProtectHome": "no",
+                "DynamicUser": "yes",
+                "Environment": f"PYTHONPATH={ROOT}:/run/settings",
+                "StandardOutput": f"append:{LOG}",
+                "StandardError": f"append:{LOG}",
+                "RestartSec": "100ms",
+                **directives,
+            }
+            drop_in = "[Service]\n" + "".join(f"{k}={v}\n" for k, v in given.items())
+            units = {NAME: unit.service(host, settings), f"{NAME}.d/test.conf": drop_in}
+            if activated:
+                units["voicepool.socket"] = unit.socket(settings)
+            machine = Machine(tmp_path / "units", units)
+            stack.callback(machine.close)
+            if activated:
+                machine.systemctl("start", "voicepool.socket")
+            return Service(machine, port)
+
+        yield make
+
+
+class Load:
+    """Callers who come one after another; each says something and leaves."""
+
+    def __init__(self, service: Service, callers: int = 2) -> None:
+        self._service = service
+        self._stop = threading.Event()
+        self._changed = threading.Condition()
+        self.served = 0
+        self.failures: list[str] = []
+        self._threads = [threading.Thread(target=self._run) for _ in range(callers)]
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with self._service.call() as caller:
+                    hello(caller)
+                    caller.send("x")
+                    assert caller.recv(timeout=DEADLINE) == "x"
+            except Exception as error:  # noqa: BLE001 - every failure counts
+                self.failures.append(repr(error))
+                self._stop.set()
+            with self._changed:
+                self.served += 1
+                self._changed.notify_all()
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(DEADLINE)
+
+    def grows(self, by: int) -> None:
+        """Wait until so many more have been served."""
+        with self._changed:
+            goal = self.served + by
+            self._changed.wait_for(lambda: self.served >= goal, DEADLINE)
+        assert self.failures == []
+
+
+# --- start -----------------------------------------------------------------------------------
+
+
+def test_start_returns_when_a_worker_is_warm_and_status_tells_counts(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service()
+    service.start()
+    shown = service.show()
+    assert (shown["ActiveState"], shown["SubState"], shown["NRestarts"]) == (
+        "active",
+        "running",
+        "0",
+    )
+    service.until("told its counts", StatusText="0 calls of at most 4, 2 idle, 0 waiting")
+    with service.call() as caller:
+        hello(caller)
+        service.until("told of the call", StatusText="1 call of at most 4, ")
+    status = Path(f"/proc/{service.pid}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert "0" not in fields["Uid"].split()
+    assert (fields["NoNewPrivs"], int(fields["CapBnd"], 16)) == ("1", 0)
+
+
+def test_models_that_load_longer_than_the_start_may_take_are_waited_for(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service(TimeoutStartSec="1")
+    (service.machine.files / "run/settings/slow.py").write_text(SLOW_APP)
+    service.configure(app="slow:create")
+    service.start()
+    assert service.show()["NRestarts"] == "0"
+
+
+def test_wrong_setting_is_said_and_not_tried_again(make_service: Callable[..., Service]) -> None:
+    service = make_service()
+    service.configure(wokers=2)
+    assert service.machine.systemctl("start", NAME, check=False).returncode != 0
+    shown = service.until("given up", ActiveState="failed")
+    assert (shown["ExecMainStatus"], shown["NRestarts"]) == ("2", "0")
+    assert "did you mean workers?" in service.log
+
+
+# --- restarts --------------------------------------------------------------------------------
+
+
+def test_restart_under_load_refuses_nobody(make_service: Callable[..., Service]) -> None:
+    service = make_service(activated=True)
+    service.start()
+    with Load(service) as load:
+        for _ in range(2):
+            load.grows(3)
+            before = service.pid
+            service.machine.systemctl("restart", NAME)
+            assert service.pid != before
+            load.grows(3)
+    assert load.failures == []
+
+
+def test_first_caller_starts_the_service(make_service: Callable[..., Service]) -> None:
+    service = make_service(activated=True)
+    with service.call() as caller:
+        hello(caller)
+    assert "the service manager has chosen the address" not in service.log
+
+
+def test_killed_supervisor_is_replaced_and_callers_wait_for_it(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service(activated=True)
+    service.start()
+    with service.call() as caller:
+        worker = hello(caller)["pid"]
+        os.kill(service.pid, signal.SIGKILL)
+        with pytest.raises(ConnectionClosed):
+            caller.recv(timeout=DEADLINE)
+        with service.call() as another:
+            assert hello(another)["pid"] != worker
+    assert service.until("restarted", ActiveState="active")["NRestarts"] == "1"
+
+
+def test_hung_supervisor_is_caught_by_the_watchdog(make_service: Callable[..., Service]) -> None:
+    service = make_service(activated=True, WatchdogSec="1", TimeoutAbortSec="1")
+    service.start()
+    before = service.pid
+    os.kill(before, signal.SIGSTOP)
+    with service.call() as caller:
+        hello(caller)
+    shown = service.until("restarted", ActiveState="active", NRestarts="1")
+    assert service.pid != before
+    assert shown["Result"] == "success"  # of the one that runs now
+
+
+# --- reload ----------------------------------------------------------------------------------
+
+
+def test_reload_is_told_of_and_a_bad_file_changes_nothing(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service(activated=True)
+    service.start()
+    before = service.pid
+    with service.call() as through, Load(service) as load:
+        hello(through)
+        service.configure(wokers=2)
+        service.machine.systemctl("reload", NAME)
+        service.until("refused it", StatusText="reload refused: ", ActiveState="active")
+        service.configure(workers=1, max_connections=3)
+        service.machine.systemctl("reload", NAME)
+        service.until("reloaded", StatusText=" of at most 3, ", ActiveState="active")
+        assert "refused" not in service.show()["StatusText"]
+        load.grows(3)
+        through.send("undisturbed?")
+        assert through.recv(timeout=DEADLINE) == "undisturbed?"
+    assert service.pid == before
+    assert service.show()["NRestarts"] == "0"
+
+
+# --- stop ------------------------------------------------------------------------------------
+
+
+def test_stop_lets_calls_end(make_service: Callable[..., Service]) -> None:
+    service = make_service(TimeoutStopSec="1")  # extended as long as it drains
+    service.start()
+    with service.call() as caller:
+        hello(caller)
+        service.machine.systemctl("stop", "--no-block", NAME)
+        service.until("drained", StatusText="draining: 1 call to finish")
+        caller.send("still there?")
+        assert caller.recv(timeout=DEADLINE) == "still there?"
+    shown = service.until("stopped", ActiveState="inactive")
+    assert (shown["Result"], shown["ExecMainStatus"]) == ("success", "0")
+
+
+def test_stop_ends_calls_after_drain_timeout(make_service: Callable[..., Service]) -> None:
+    service = make_service()
+    service.configure(drain_timeout="300ms")
+    service.start()
+    with service.call() as caller:
+        hello(caller)
+        service.machine.systemctl("stop", NAME)
+        with pytest.raises(ConnectionClosed) as closed:
+            caller.recv(timeout=DEADLINE)
+        assert closed.value.rcvd
+        assert closed.value.rcvd.code == 1001
+    assert service.show()["ActiveState"] == "inactive"
