@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.certificates import Authority, Files
+from tests.certificates import Authority
 from tests.clients import javascript
 from tests.clients import sayings as sayings_of_callers
-from tests.clients.javascript import Conversation
+from tests.clients.javascript import Conversation, node, secure_server
 from tests.clients.trial.caller import RATE
 from tests.pools import PoolServer
 from tests.realtime import Brackets, validate
 from tests.servers import speech_server
 
-__all__ = ["speech_server"]
+__all__ = ["node", "secure_server", "speech_server"]
 
 PAUSE = 5.0
 """Seconds of silence after a saying: more than the longest that ends a turn by semantic VAD."""
 SAYINGS = {"color": "what is your favorite color", "stop": "please stop talking now"}
-
-
-@pytest.fixture(scope="module")
-def node() -> None:
-    javascript.need_node()
-    javascript.install()
 
 
 @pytest.fixture(scope="module")
@@ -40,23 +33,7 @@ def sayings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def secure_server(
-    node: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[PoolServer, Files]]:
-    """One that speaks TLS, with a certificate of an authority that nobody knows."""
-    files = Authority(tmp_path_factory.mktemp("certificates")).issue()
-    settings: dict[str, Any] = {"app": "", "workers": 2, "spare": 2, **files.settings}
-    server = PoolServer(tmp_path_factory.mktemp("runtime"), **settings)
-    server.trust = files.trust
-    try:
-        server.stage("serving")
-        yield server, files
-    finally:
-        server.close()
-
-
-@pytest.fixture(scope="module")
-def sdk(secure_server: tuple[PoolServer, Files], sayings: Path) -> Conversation:
+def sdk(secure_server: tuple[PoolServer, Path], sayings: Path) -> Conversation:
     """A conversation by the package `openai`, which speaks TLS unless it is made not to."""
     return converse_securely("sdk.mjs", *secure_server, sayings)
 
@@ -65,15 +42,15 @@ def sdk(secure_server: tuple[PoolServer, Files], sayings: Path) -> Conversation:
 def agents(request: pytest.FixtureRequest, node: None, sayings: Path) -> Conversation:
     """A conversation by the package `@openai/agents-realtime`."""
     if request.param == "tls":
-        secure, files = request.getfixturevalue("secure_server")
-        return converse_securely("agents.mjs", secure, files, sayings)
+        secure, ca = request.getfixturevalue("secure_server")
+        return converse_securely("agents.mjs", secure, ca, sayings)
     server: PoolServer = request.getfixturevalue("speech_server")
     return javascript.converse("agents.mjs", http_url(server), str(sayings))
 
 
-def converse_securely(script: str, server: PoolServer, files: Files, sayings: Path) -> Conversation:
-    ca = str(files.ca)
-    return javascript.converse(script, http_url(server), str(sayings), NODE_EXTRA_CA_CERTS=ca)
+def converse_securely(script: str, server: PoolServer, ca: Path, sayings: Path) -> Conversation:
+    arguments = (http_url(server), str(sayings))
+    return javascript.converse(script, *arguments, NODE_EXTRA_CA_CERTS=str(ca))
 
 
 def http_url(server: PoolServer) -> str:

@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import Authority
+from tests.pools import PoolServer
+
 FOLDER = Path(__file__).parent / "node"
 INSTALL_DEADLINE = 300.0
 RUN_DEADLINE = 90.0
@@ -35,6 +38,29 @@ class Conversation:
         """The facts of a step; fails with the script's last words where it did not get there."""
         assert step in self.facts, f"never came to {step!r}:\n{self.stderr}"
         return self.facts[step]
+
+
+@pytest.fixture(scope="module")
+def node() -> None:
+    """Node.js, and the packages."""
+    need_node()
+    install()
+
+
+@pytest.fixture(scope="module")
+def secure_server(
+    node: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[PoolServer, Path]]:
+    """A server that speaks TLS, and the file of its authority, which nobody knows."""
+    files = Authority(tmp_path_factory.mktemp("certificates")).issue()
+    settings: dict[str, Any] = {"app": "", "workers": 2, "spare": 2, **files.settings}
+    server = PoolServer(tmp_path_factory.mktemp("runtime"), **settings)
+    server.trust = files.trust
+    try:
+        server.stage("serving")
+        yield server, files.ca
+    finally:
+        server.close()
 
 
 def need_node() -> None:

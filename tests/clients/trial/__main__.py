@@ -16,11 +16,18 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.clients import sayings
+from tests.clients.snippets import aimed, snippets
 from tests.clients.trial import caller
 from tests.pools import PoolServer
 
 ROOT = Path(__file__).parents[3]
 DRIVERS = ("with_pipecat", "with_livekit", "with_agents")
+SNIPPETS = {
+    "pipecat-ai": ("Pipecat", "49"),
+    "livekit-plugins-openai": ("LiveKit Agents", "49"),
+    "openai-agents": ("OpenAI Agents for Python", "count_waiting_callers 3"),
+}
+"""Package -> the section of docs/clients.md with its snippet, and what that prints."""
 DEADLINE = 300.0
 
 
@@ -47,6 +54,23 @@ def drive(python: str, module: str, *arguments: str) -> Iterator[dict[str, Any]]
         yield json.loads(line)
     if process.returncode != 0:
         yield {"step": "ends well", "ok": False, "detail": f"exit status {process.returncode}"}
+
+
+def run_snippets(python: str, url: str) -> Iterator[dict[str, Any]]:
+    """Whether the snippets for users do what they promise."""
+    for package, (heading, promised) in SNIPPETS.items():
+        (code,) = snippets(heading, "python")
+        process = subprocess.run(
+            [python, "-c", aimed(code, url)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            timeout=DEADLINE,
+        )
+        said = process.stdout.strip()
+        ok = process.returncode == 0 and promised in said
+        yield {"package": package, "version": ""}
+        yield {"step": "snippet", "ok": ok, "detail": f"printed {said!r}"}
 
 
 def collect(told: Iterator[dict[str, Any]], outcomes: dict[str, Outcome]) -> None:
@@ -88,6 +112,7 @@ def main() -> int:
             server.stage("serving")
             for module in DRIVERS:
                 collect(drive(python, module, server.url, str(folder)), outcomes)
+            collect(run_snippets(python, server.url), outcomes)
         finally:
             server.close()
     golden = sorted(str(path) for path in (ROOT / "tests" / "golden").glob("*.txt"))
