@@ -20,6 +20,7 @@ from benchmarks.refill import refill_embedded, refill_models, refill_tiny
 from benchmarks.refusal import refusal
 from benchmarks.tls import tls
 from benchmarks.turns import turns
+from benchmarks.voices import voices_model, voices_phrasebook
 
 Row = Callable[[bool], Iterator[Figure]]
 """Takes the figures of one row; True: quickly, just to see that it works."""
@@ -91,6 +92,14 @@ def _abuse(quick: bool) -> Iterator[Figure]:
     yield from abuse(1, 0.3, ("flood of pings",)) if quick else abuse(4, 4.0)
 
 
+def _voice(quick: bool) -> Iterator[Figure]:
+    yield from voices_phrasebook(1 if quick else 12)
+
+
+def _voice_model(quick: bool) -> Iterator[Figure]:
+    yield from voices_model(1 if quick else 12)
+
+
 ROWS: dict[str, Row] = {
     "hand-off": _handoff,
     "hand-off-row": _handoff_in_a_row,
@@ -107,6 +116,8 @@ ROWS: dict[str, Row] = {
     "supervisor": _supervisor,
     "tls": _tls,
     "turn": _turn,
+    "voice": _voice,
+    "voice-model": _voice_model,
     "abuse": _abuse,
 }
 

@@ -171,6 +171,19 @@ def test_rows_of_the_speech_engines(tmp_path: Path) -> None:
     assert by_case["voicepool's own, speculated"]["ours"]["n"] == 1
 
 
+def test_row_of_voices(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    done = run("voice", "--quick", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    by_case = {f["case"]: f for f in json.loads(path.read_text())["figures"]}
+    for case in ("server_vad", "semantic_vad"):
+        figure = by_case[f"voice to voice, {case}, phrasebook"]
+        assert 200 < figure["ours"]["p50"] < 30_000, "a turn ends with at least 300 ms of silence"
+        assert figure["reference"]["n"] == 1
+    for how in ("speculated", "not speculated"):
+        assert by_case[f"early answers, hesitation, phrasebook, {how}"]["ours"]["p50"] == 0
+
+
 def test_an_unknown_row_is_named_with_those_there_are() -> None:
     done = run("handoff")
     assert done.returncode == 2

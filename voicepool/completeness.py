@@ -36,6 +36,8 @@ _WORD: Final = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 _SENTENCE_END: Final = re.compile(f"[{re.escape(''.join(sorted(_TERMINALS)))}]+(?=\\s|$)")
 _DICTATED: Final = re.compile(r"(?:\d[\s.-]*){3,}$")
 """Numbers of telephones and cards come in groups, with pauses between them."""
+_LONGEST_GROUP: Final = 40
+"""Characters; the search takes as long as their square."""
 _LONGEST_PHRASE: Final = 3
 """Words of the longest of the tables' phrases."""
 _SHORTEST_REQUEST: Final = 3
@@ -59,7 +61,7 @@ def completeness(text: str, language: str = "") -> float | None:
     by_words = _by_words(words, _table(_words(body), language))
     if mark in _CERTAIN:
         return FINISHED
-    if _DICTATED.search(last):
+    if _DICTATED.search(last[-_LONGEST_GROUP:]):
         return UNKNOWN
     if mark:
         return _with_full_stop(by_words)
