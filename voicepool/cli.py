@@ -141,7 +141,8 @@ _START_EPILOG = f"""Durations are seconds or such as 90s, 5m; sizes bytes or suc
 Keys for callers are given by VOICEPOOL_API_KEYS or in the file, never as a flag, which everybody
 on the machine could read. The tables [vad], [stt], [llm] and [tts] of the file set the engines.
 
-signals: TERM and INT (Ctrl-C) let calls finish, then stop; a second one stops at once
+signals: TERM and INT (Ctrl-C) let calls finish, then stop; a second one stops at once.
+HUP reads settings and code again and replaces idle workers; calls go on. USR1 logs the state.
 
 {_EXIT_CODES}"""
 

@@ -251,11 +251,13 @@ def prefetch(args: argparse.Namespace) -> ExitCode:
 
 def start(args: argparse.Namespace) -> ExitCode:
     import asyncio
+    import faulthandler
 
     from voicepool import systemd
     from voicepool.startup import Announcer, cannot_start
     from voicepool.supervisor import supervise
 
+    faulthandler.enable()  # a watchdog's SIGABRT shows where the event loop hangs
     inherited = systemd.take(os.environ)
     settings, choice = _settled(args)
     style = logs.style(settings.log_format)

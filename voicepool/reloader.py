@@ -59,10 +59,11 @@ class Trial:
 class Reloader:
     """Carries out one reload after another. `run` it in a task."""
 
-    def __init__(self, supervisor: Supervisor, reread: Reread | None) -> None:
-        """`reread` None: the server was given its settings and has nowhere to look."""
+    def __init__(self, supervisor: Supervisor, reread: Reread | None, started: Settings) -> None:
+        """`reread` None: the server was given its settings and has nowhere to look. `started`: as
+        the start has read them."""
         self._supervisor = supervisor
-        self._started = supervisor.settings
+        self._started = started
         self._reread = reread
         self._wanted = asyncio.Event()
         self.forkers: set[Forker] = set()

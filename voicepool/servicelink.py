@@ -128,7 +128,9 @@ class ServiceLink:
         ailment = self._ailment()
         if ailment != self._ill:
             self._ill = ailment
-            log.error("unhealthy", extra={"ailment": ailment}) if ailment else log.info("healthy")
+            log.log(
+                logging.ERROR if ailment else logging.INFO, "health", extra={"ailment": ailment}
+            )
         if self._watchdog is not None and not ailment:
             self._notifier.alive()
 

@@ -73,10 +73,12 @@ class Supervisor:
         *,
         inherited: Inheritance | None = None,
         reread: Reread | None = None,
+        started: Settings | None = None,
     ) -> None:
         """Owns the sockets and `runtime`; `announce` must not block. `agents`: the agent port.
 
-        `inherited`: what a service manager has given us; `reread`: where HUP finds new settings.
+        `inherited`: what a service manager has given us; `reread`: where HUP finds new settings,
+        and `started` what it found at first, where that is not `settings`.
         """
         self.settings = settings
         self.url = _url(listener, secure=bool(settings.tls_cert))
@@ -132,7 +134,7 @@ class Supervisor:
         self.link = ServiceLink(
             inherited, lambda: self._progress(self.pool.snapshot()), lambda: ailment(self)
         )
-        self.reloader = Reloader(self, reread)
+        self.reloader = Reloader(self, reread, started or settings)
         self._reloading: asyncio.Task[None] | None = None
         self.prober: asyncio.Task[None] | None = None
 
@@ -560,6 +562,7 @@ async def supervise(
     with contextlib.ExitStack() as undo:
         listener = inherited.listener or listen(settings.host, settings.port)
         undo.callback(listener.close)
+        started = settings
         if inherited.listener:
             settings = _bound(settings, listener)
         agents = (
@@ -577,6 +580,7 @@ async def supervise(
             agents,
             inherited=inherited,
             reread=reread,
+            started=started,
         )
         undo.pop_all()
     return await supervisor.run()
