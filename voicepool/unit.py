@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pwd
 import re
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ class Host:
     user: str = USER
     systemd: int = 0
     """Its version; 0: unknown."""
+    needs_home: bool = False
+    """Some of it lies in a home."""
 
 
 STANDARD: Final = Host(("/opt/voicepool/bin/voicepool",))
@@ -50,11 +53,6 @@ STANDARD: Final = Host(("/opt/voicepool/bin/voicepool",))
 def service(host: Host, settings: Settings) -> str:
     """voicepool.service. `settings`: for how long stopping may take. Raises ConfigError."""
     notify_reload = host.systemd >= NOTIFY_RELOAD
-    in_home = any(
-        path.startswith(f"{home}/")
-        for home in _HOMES
-        for path in (host.command[0], str(host.config))
-    )
     return _template("voicepool.service").substitute(
         type="notify-reload" if notify_reload else "notify",
         command=" ".join(_word(word) for word in host.command),
@@ -62,7 +60,7 @@ def service(host: Host, settings: Settings) -> str:
         reload=_RELOAD_BY_TYPE if notify_reload else _RELOAD,
         stop=stop_seconds(settings),
         user=_user(host.user),
-        home="read-only" if in_home else "yes",
+        home="read-only" if host.needs_home else "yes",
     )
 
 
@@ -90,11 +88,21 @@ def stop_seconds(settings: Settings) -> int:
 
 
 def this_host(config: Path, user: str) -> Host:
-    return Host(command=_command(), config=config, user=user, systemd=_systemd_version())
+    command = _command()
+    # The interpreter of a virtual environment may lie elsewhere.
+    paths = (Path(command[0]), Path(sys.executable).resolve(), config)
+    needs_home = any(path.is_relative_to(home) for home in _HOMES for path in paths)
+    return Host(command, config, user, _systemd_version(), needs_home)
 
 
 def advice(host: Host) -> Iterator[str]:
     """What the host lacks for the unit to start."""
+    for folder in Path(sys.executable).resolve().parents:
+        if not folder.stat().st_mode & stat.S_IXOTH:
+            yield (
+                f"{folder} is shut to others than its owner, and Python is in there: "
+                "scripts/install puts voicepool elsewhere"
+            )
     if not host.config.exists():
         yield f"{host.config} does not exist yet; an empty file will do"
     try:
