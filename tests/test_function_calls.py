@@ -306,7 +306,8 @@ async def test_overrides_hold_for_one_response(pool: PoolServer, llm: LlmServer)
         assert text["metadata"] == {"kind": "short"}
         assert text_of(text) == "One"
         assert text["output"][0]["content"][0]["type"] == "output_text"
-        whole = await caller.response()
+        whole = await caller.response(audio={"output": {"voice": "en-gb-x-rp"}})
+        assert whole["audio"]["output"]["voice"] == "en-gb-x-rp"
         assert whole["status"] == "completed"
         assert text_of(whole) == "One moment."
         assert whole["output"][0]["content"][0]["type"] == "output_audio"
