@@ -21,6 +21,8 @@ __all__ = ["node", "secure_server", "speech_server"]
 
 PAUSE = 5.0
 """Seconds of silence after a saying: more than the longest that ends a turn by semantic VAD."""
+WHOLE_STORY = 1_000
+"""Characters that it has at least."""
 SAYINGS = {"color": "what is your favorite color", "stop": "please stop talking now"}
 
 
@@ -155,8 +157,9 @@ def test_agents_sdk_runs_its_tool(agents: Conversation) -> None:
 
 
 def test_agents_sdk_barge_in(agents: Conversation) -> None:
-    assert agents["barge-in"]["left"].startswith("Once")
-    assert len(agents["barge-in"]["left"]) < 60
+    left = agents["barge-in"]["left"]
+    assert left.startswith("Once")
+    assert len(left) < WHOLE_STORY / 2, "the SDK truncates by its clock"
     assert agents["barge-in"]["errors"] == 0
 
 
@@ -195,7 +198,7 @@ def test_the_lock_file_names_no_registry() -> None:
 def test_sdk_calls_again_when_its_call_was_too_long(
     node: None, start_pool: Callable[..., PoolServer]
 ) -> None:
-    server = start_pool(app="", workers=2, call_limit=2.0)
+    server = start_pool(app="", workers=2, call_limit=3.0)
     told = javascript.converse("reconnect.mjs", http_url(server))
     assert told["error"] == {"code": "session_expired"}
     assert told["reconnecting"] == {"code": 1001}

@@ -93,6 +93,7 @@ def table(outcomes: dict[str, Outcome]) -> Table:
     shown = Table("client", "version", *names)
     for column in shown.columns:
         column.overflow = "fold"
+    shown.columns[0].no_wrap = True
     for each in outcomes.values():
         marks = {name: "yes" if ok else "NO" for name, (ok, _) in each.steps.items()}
         shown.add_row(each.package, each.version, *(marks.get(name, "") for name in names))
@@ -117,7 +118,7 @@ def main() -> int:
             server.close()
     golden = sorted(str(path) for path in (ROOT / "tests" / "golden").glob("*.txt"))
     collect(drive(python, "strict_models", *golden), outcomes)
-    Console(width=150).print(table(outcomes))
+    Console(width=160).print(table(outcomes))
     return int(any(not ok for each in outcomes.values() for ok, _ in each.steps.values()))
 
 
