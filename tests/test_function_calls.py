@@ -182,9 +182,10 @@ def pool(llm: LlmServer, start_pool: Any) -> PoolServer:
     return server
 
 
-def asked(llm: LlmServer) -> list[dict[str, Any]]:
-    """The requests for replies, warm-ups aside."""
-    return [dict(body) for path, body in llm.requests if "/chat" in path and body.get("tools")]
+def asked(llm: LlmServer, said: str) -> list[dict[str, Any]]:
+    """The requests for replies to a conversation with these words: not those of warm-ups."""
+    chats = [dict(body) for path, body in llm.requests if "/chat" in path]
+    return [body for body in chats if any(m.get("content") == said for m in body["messages"])]
 
 
 async def test_a_message_and_two_calls_in_one_response(pool: PoolServer, llm: LlmServer) -> None:
@@ -207,7 +208,7 @@ async def test_a_message_and_two_calls_in_one_response(pool: PoolServer, llm: Ll
         for call, output in zip(calls, ("rain", "on"), strict=True):
             await caller.answer(call["call_id"], output)
         await caller.response(tool_choice="none")
-        told = [dict(body) for path, body in llm.requests if "/chat" in path][-1]["messages"]
+        told = asked(llm, "Weather, and light!")[-1]["messages"]
         roles = [message["role"] for message in told]
         assert roles[-3:] == ["assistant", "tool", "tool"], "each output after its call"
         assert [message["content"] for message in told[-2:]] == ['"rain"', '"on"']
@@ -224,7 +225,7 @@ async def test_the_choice_of_tools_reaches_the_model(pool: PoolServer, llm: LlmS
         await caller.type_in("Well?")
         for choice in ("none", {"type": "function", "name": "turn_on_lights"}, "required"):
             await caller.response(tool_choice=choice)
-        bodies = [dict(body) for path, body in llm.requests if "/chat" in path][-3:]
+        bodies = asked(llm, "Well?")
         if isinstance(llm, OpenAIServer):
             assert [body["tool_choice"] for body in bodies] == [
                 "none",
@@ -244,7 +245,7 @@ async def test_a_tool_is_never_called_for_half_a_turn(pool: PoolServer, llm: Llm
         sound = spoken("please stop", 0.4, "talking now", 0.8)
         pause = len(spoken("please stop"))  # 0.3 s into it
         await caller.hear(sound[:pause])
-        await until(lambda: len(asked(llm)) == 1)
+        await until(lambda: len(asked(llm, "")) == 1)
         await caller.hear(sound[pause:])
         response = await caller.done()
         assert len(caller.all("response.created")) == 1
@@ -311,7 +312,7 @@ async def test_overrides_hold_for_one_response(pool: PoolServer, llm: LlmServer)
         assert whole["status"] == "completed"
         assert text_of(whole) == "One moment."
         assert whole["output"][0]["content"][0]["type"] == "output_audio"
-        short, usual = [dict(body) for path, body in llm.requests if "/chat" in path][-2:]
+        short, usual = asked(llm, "Hello?")
         assert "Be brief." in short["messages"][0]["content"]
         assert "Be kind." in usual["messages"][0]["content"]
         if isinstance(llm, OpenAIServer):
