@@ -60,6 +60,10 @@ def test_where_the_mistake_is() -> None:
     assert error.param == "session.audio.output.speed"
     error = complaint('{"type": "conversation.item.create", "item": {"content": [{}]}}')
     assert error.param == "item.content[0].type"
+    error = complaint('{"type": "session.update", "session": {"type": "a - at `$.b` - at"}}')
+    assert error.param == "session.type"
+    long = json.dumps({"type": "response.create", "response": {"metadata": {"k" * 65: ""}}})
+    assert complaint(long).param == "response.metadata"
 
 
 @pytest.mark.parametrize("event_id", [5, None, {"a": 1}, "x" * 513])

@@ -16,9 +16,6 @@ from voicepool.patience import Patience
 if TYPE_CHECKING:
     from asyncio import Task
 
-if TYPE_CHECKING:
-    from asyncio import Task
-
 Status = Literal["completed", "cancelled", "failed", "incomplete"]
 CancelReason = Literal["turn_detected", "client_cancelled"]
 

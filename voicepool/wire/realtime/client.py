@@ -264,14 +264,17 @@ def _decode(decoder: msgspec.json.Decoder[T], text: str | bytes) -> T:
         raise invalid_json("We could not parse the JSON body of your event.") from None
 
 
-_WHERE = re.compile(r"(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<path>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 
 
 def _explain(text: str) -> WireError:
-    """msgspec's complaint in the service's terms: "<what> - at `$.<path>`"."""
-    match = _WHERE.fullmatch(text)
-    what, path = (match["what"], match["path"] or "") if match else (text, "")
+    """msgspec's complaint in the service's terms: "<what> - at `$.<path>`", or "`key` in `$...`".
+
+    The last "at" is msgspec's: <what> may quote what the client sent, all 22 MiB of it."""
+    what, at, where = text.rpartition(" - at `")
+    if not at:
+        what, where = text, ""
+    path = where.removeprefix("key` in `").removesuffix("`").removeprefix("$").removeprefix(".")
     if found := _MISSING.fullmatch(what):
         return missing(f"{path}.{found['name']}" if path else found["name"])
     return invalid_value(f"{what[:300]}.", path[:200] or None)

@@ -26,7 +26,7 @@ _EVENTS: Final = {
 
 
 def preset(session: bytes, form: str, defaults: Defaults) -> tuple[bytes, bytes]:
-    """Both parts of an `app.Preview`, the first for `read`. Raises PresetError."""
+    """Both parts of an `app.Preview`, the first for a `RealtimeProtocol`. Raises PresetError."""
     try:
         given = _read(session, form)
         config = SessionConfig.initial(defaults).merge(given)
@@ -34,11 +34,6 @@ def preset(session: bytes, form: str, defaults: Defaults) -> tuple[bytes, bytes]
         raise PresetError(error.message, error.code, error.param) from error
     shown = config.shown if form == GA else beta.shown(config)
     return msgspec.json.encode(given), msgspec.json.encode(shown)
-
-
-def read(stored: bytes) -> SessionPatch:
-    """What `preset` has stored."""
-    return msgspec.json.decode(stored, type=SessionPatch)
 
 
 def _read(session: bytes, form: str) -> SessionPatch:
