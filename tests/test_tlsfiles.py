@@ -110,7 +110,7 @@ def test_bad_files(authority: Authority, name: str) -> None:
 def test_bad_files_keep_the_server_from_starting(authority: Authority) -> None:
     files = authority.issue()
     files.key.unlink()
-    arguments = ["start", "--port", "0", "--tls-cert", files.cert, "--tls-key", files.key]
+    arguments = ["start", "--tls-cert", str(files.cert), "--tls-key", str(files.key)]
     done = subprocess.run(
         [sys.executable, "-m", "voicepool", *arguments, "--profile", "embedded"],
         capture_output=True,

@@ -66,6 +66,7 @@ class Acceptor:
         self._on_rested = on_rested or self.rearm
         self._loop = asyncio.get_running_loop()
         self._armed = False
+        self._resting: asyncio.TimerHandle | None = None
         self._admit: Admit | None = None
 
     def open(self, admit: Admit) -> None:
@@ -117,7 +118,12 @@ class Acceptor:
         readable for as long as somebody waits."""
         log.warning("out of file descriptors", extra={"error": shortage.strerror})
         self._disarm()
-        self._loop.call_later(REARM_SECONDS, self._on_rested)
+        if self._resting is None:
+            self._resting = self._loop.call_later(REARM_SECONDS, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = None
+        self._on_rested()
 
     def _accept_one(self) -> bool:
         """False when nobody waits. Raises OSError when this process has no descriptor left."""

@@ -121,23 +121,33 @@ class Certificate:
         self._files = (cert, key)
         self._stamp = self._look()
         self._looked = time.monotonic()
+        self._trouble = ""
+        """What was wrong with the files when they were read last."""
         self.context = context_from(cert, key)
 
     def refresh(self) -> bool:
         """Look whether the files have changed; whether they have, and been read anew.
 
-        Raises ConfigError, once for each change, where they are no good: then what was read before
-        stays in force.
+        Raises ConfigError where they are no good: then what was read before stays in force. They
+        are tried again until they are, for it may be this process that lacked something; the same
+        trouble is told once.
         """
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS:
             return False
         self._looked = now
         stamp = self._look()
-        if stamp == self._stamp:
+        if stamp == self._stamp and not self._trouble:
             return False
         self._stamp = stamp  # taken before reading: what changes meanwhile is seen the next time
-        self.context = context_from(*self._files)
+        try:
+            self.context = context_from(*self._files)
+        except ConfigError as error:
+            told, self._trouble = self._trouble, str(error)
+            if told == self._trouble:
+                return False
+            raise
+        self._trouble = ""
         return True
 
     def _look(self) -> list[tuple[int, ...] | None]:
