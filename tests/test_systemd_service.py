@@ -251,10 +251,15 @@ def test_killed_supervisor_is_replaced_and_callers_wait_for_it(
 
 
 def test_hung_supervisor_is_caught_by_the_watchdog(make_service: Callable[..., Service]) -> None:
-    service = make_service(activated=True, WatchdogSec="1", TimeoutAbortSec="1")
+    service = make_service(activated=True, WatchdogSec="1", TimeoutAbortSec="60")
     service.start()
     before = service.pid
     os.kill(before, signal.SIGSTOP)
+    service.until("caught", SubState="stop-watchdog")
+    os.kill(before, signal.SIGCONT)  # now the SIGABRT reaches it
+    service.machine.until(
+        lambda: "Fatal Python error: Aborted" in service.log, "told where it hung"
+    )
     with service.call() as caller:
         hello(caller)
     shown = service.until("restarted", ActiveState="active", NRestarts="1")

@@ -103,11 +103,9 @@ def take(environ: MutableMapping[str, str]) -> Inheritance:
     names = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS")
     given = {name: environ.pop(name, "") for name in (*names, "LISTEN_FDNAMES")}
     address = given["NOTIFY_SOCKET"]
-    return Inheritance(
-        notifier=Notifier(address) if address else None,
-        watchdog=_watchdog(given["WATCHDOG_USEC"], given["WATCHDOG_PID"]) if address else None,
-        listener=_listener(given["LISTEN_FDS"], given["LISTEN_PID"], given["LISTEN_FDNAMES"]),
-    )
+    watchdog = _watchdog(given["WATCHDOG_USEC"], given["WATCHDOG_PID"]) if address else None
+    listener = _listener(given["LISTEN_FDS"], given["LISTEN_PID"], given["LISTEN_FDNAMES"])
+    return Inheritance(Notifier(address) if address else None, watchdog, listener)
 
 
 def _watchdog(interval: str, pid: str) -> float | None:
@@ -129,8 +127,8 @@ def _listener(count: str, pid: str, names: str) -> socket.socket | None:
             f"systemd passed {count} sockets ({escape(names)}), but voicepool listens on one: "
             f"keep one ListenStream= in {SOCKET_UNIT}; 0.0.0.0 or [::] stands for all addresses"
         )
-    os.set_inheritable(FIRST_FD, False)
     try:
+        os.set_inheritable(FIRST_FD, False)
         listener = socket.socket(fileno=FIRST_FD)
     except OSError as error:
         raise ConfigError(
