@@ -64,8 +64,27 @@ test("the key is sent where there is one, and a 401 asks for one", async () => {
   assert.deepEqual([...stored], []);
 });
 
-test("what is no status counts as nobody's answer", async () => {
-  answer = reply(500, REPORT);
+/** What others answer in a server's place: proxies, portals, other programs on its port. */
+const STRANGE = {
+  "a fault": reply(500, REPORT),
+  "a proxy that reaches nobody": (response) => response.writeHead(502).end("<html>"),
+  "a proxy's own 503": (response) => response.writeHead(503).end("<html>No server"),
+  "a portal that asks for a password": (response) => response.end("<html>"),
+  "an answer that breaks off": (response) => {
+    response.writeHead(200, { "Content-Length": "99" });
+    response.write("{", () => response.destroy());
+  },
+};
+for (const [what, strange] of Object.entries(STRANGE)) {
+  test(`${what} counts as nobody's answer`, async () => {
+    answer = strange;
+    assert.equal(await pool.status(), "away");
+    assert.equal(await pool.readiness(), "away");
+  });
+}
+
+test("what is no status counts as none", async () => {
+  answer = reply(200, {});
   assert.equal(await pool.status(), "away");
 });
 

@@ -43,9 +43,10 @@ export class Pool {
    * @returns {Promise<"ready" | "busy" | "away">}
    */
   async readiness(signal) {
-    const response = await this.#get("readyz", {}, signal);
-    if (!response) return "away";
-    return response.ok ? "ready" : "busy";
+    const answer = await this.#get("readyz", {}, signal);
+    if (answer?.ok && answer.body) return "ready";
+    // A proxy in front of a server that is down answers for it: 502, 504, or a 503 of its own.
+    return answer?.code === 503 && answer.body ? "busy" : "away";
   }
 
   /**
@@ -54,16 +55,24 @@ export class Pool {
    */
   async status(signal) {
     const headers = this.key ? { Authorization: `Bearer ${this.key}` } : {};
-    const response = await this.#get("status", headers, signal);
-    if (response?.status === 401) return "key";
-    return response?.ok ? summary(await response.json()) : "away";
+    const answer = await this.#get("status", headers, signal);
+    if (answer?.code === 401) return "key";
+    return answer?.ok && answer.body?.pool ? summary(answer.body) : "away";
   }
 
-  /** The response; null where nobody answers. Throws what `signal` was aborted with. */
+  /**
+   * The answer, with a null body where that is no JSON, as the server's always is; null where nobody
+   * answers. Throws what `signal` was aborted with.
+   *
+   * @returns {Promise<{ok: boolean, code: number, body: any} | null>}
+   */
   async #get(path, headers, signal) {
     const patience = AbortSignal.timeout(PATIENCE);
     try {
-      return await fetch(new URL(path, this.base), { headers, signal: either(signal, patience) });
+      const init = { headers, signal: either(signal, patience) };
+      const response = await fetch(new URL(path, this.base), init);
+      const { ok, status: code } = response;
+      return { ok, code, body: json(await response.text()) };
     } catch {
       signal?.throwIfAborted();
       return null;
@@ -85,6 +94,15 @@ export function summary({ pool }) {
     lines: pool.max_connections,
     draining: pool.draining,
   };
+}
+
+/** @param {string} text @returns {any} what it says, or null */
+function json(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
 }
 
 /** AbortSignal.any, which not all browsers in use have. */
