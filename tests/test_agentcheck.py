@@ -178,9 +178,11 @@ def test_a_server_drains_until_it_is_warm_and_when_it_is_told_to(
     server.may_log_tracebacks = True
     server.stage("trouble")
     assert ask(port) == DRAIN
+    assert server.get("/readyz")[0] == 503
     trouble.touch()
     server.stage("serving")
     assert ask(port) == READY
+    assert server.get("/readyz")[0] == 200
     with server.call() as caller:
         hello(caller)
         server.signal(signal.SIGTERM)

@@ -95,6 +95,8 @@ class Supervisor:
         self._timer: asyncio.TimerHandle | None = None
         self._handles: dict[int, WorkerHandle] = {}
         self._connections = 0
+        self._warmed_up = False
+        """A worker has been ready: until then nobody knows how long a caller would be held."""
         self._came_up = False
         self.draining = False
         self._notice: asyncio.TimerHandle | None = None
@@ -124,7 +126,7 @@ class Supervisor:
             access_rules(settings),
             self.door.farewells,
             Pages(settings.static),
-            ready=lambda: not self._notice and self.pool.ready,
+            ready=lambda: self._warmed_up and not self._notice and self.pool.ready,
             status=lambda: status_report(self),
             preset=lambda *question: self.forker.preset(*question),
             on_call=self._on_call,
@@ -453,6 +455,7 @@ class Supervisor:
                 self._tell(pool.WorkerHello(number))
             case ipc.Ready():
                 log.info("worker ready", extra={"worker": number, "pid": handle.pid})
+                self._warmed_up = True
                 self._tell(pool.WorkerReady(number, message.private))
                 self.probe.moved()
             case ipc.Accepted():
