@@ -226,3 +226,11 @@ def test_memory_is_bounded_and_each_transcript_is_of_one_window() -> None:
     stream.close()
     stream.close()
     assert stream._length == 0
+
+
+@pytest.mark.parametrize("language", ["", "de"])
+def test_a_transcript_says_what_it_is_in_where_that_is_known(language: str) -> None:
+    ear = Ear()
+    stream = WhisperStream(ear, Pace(0.5, 0.5), lambda: ear.now, language=language)
+    stream.feed(counting(2))
+    assert stream.snapshot().language == stream.finish().language == language
