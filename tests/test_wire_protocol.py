@@ -145,6 +145,26 @@ def test_truncation_works_after_the_response_and_a_reference_has_what_was_heard(
     assert asked.request.messages == [Message("assistant", "what was heard")]
 
 
+def test_a_truncation_before_the_end_of_its_reply_is_not_forgotten(wire: Wire) -> None:
+    wire.hear(
+        events.ResponseStarted("resp_1", events.ResponseRequest()),
+        events.MessageStarted("resp_1", "item_a", 0, None, spoken=True),
+        events.ResponseText("resp_1", "item_a", "what was heard, and what was not"),
+    )
+    wire.say("response.cancel")
+    wire.say("conversation.item.truncate", item_id="item_a", content_index=0, audio_end_ms=500)
+    wire.hear(
+        events.MessageDone("resp_1", "item_a", 0, "what was heard, and what was not", False),
+        events.ResponseDone("resp_1", "cancelled", "client_cancelled"),
+    )
+    (retrieved,) = wire.say("conversation.item.retrieve", item_id="item_a")
+    assert retrieved["item"]["content"][0]["transcript"] == "what was heard"
+    wire.say("response.create", response={"input": [{"type": "item_reference", "id": "item_a"}]})
+    asked = wire.actions[-1]
+    assert isinstance(asked, Respond)
+    assert asked.request.messages == [Message("assistant", "what was heard")]
+
+
 def test_an_item_can_be_deleted_while_it_is_being_made(wire: Wire) -> None:
     wire.hear(
         events.ResponseStarted("resp_1", events.ResponseRequest()),

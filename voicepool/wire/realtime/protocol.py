@@ -185,6 +185,8 @@ class RealtimeProtocol:
 
     def truncated(self, action: actions.TruncateItem, text: str) -> list[Action]:
         """The words that are left of the item are `text`."""
+        # A client that cancels and truncates at once is quicker than the end of the reply.
+        self._replies.cut(action.item_id, text)
         entry = self._conversation.get(action.item_id)
         if entry is not None and entry.item["content"]:
             entry.item["content"] = [{"type": "output_audio", "transcript": text}]

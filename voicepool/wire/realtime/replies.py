@@ -67,6 +67,11 @@ class Replies:
                 del self._open[event.response_id]
                 return self._settle([*response.close_items(), response.end(event)])
 
+    def cut(self, item_id: str, left: str) -> None:
+        """No more than this is `left` of a spoken message, if it is still open."""
+        for response in self._open.values():
+            response.cut(item_id, left)
+
     def _start(
         self,
         response: Response,

@@ -39,6 +39,8 @@ class _Message:
     previous_id: str | None
     spoken: bool
     text: list[str] = field(default_factory=list)
+    left: str | None = None
+    """What a truncation has left of it, before it was done."""
 
 
 @dataclass(slots=True)
@@ -134,6 +136,12 @@ class Response:
             for delta in self.format.deltas(event.samples)
         ]
 
+    def cut(self, item_id: str, left: str) -> None:
+        """No more than this is `left` of a spoken message that is still open."""
+        message = self.open.get(item_id)
+        if isinstance(message, _Message) and message.spoken:
+            message.left = left
+
     def end_message(self, item_id: str, *, complete: bool) -> list[Event]:
         message = self.open.get(item_id)
         if not isinstance(message, _Message):
@@ -142,7 +150,8 @@ class Response:
         text, index = self._cut("".join(message.text)), message.output_index
         message.item["status"] = "completed" if complete else "incomplete"
         if message.spoken:
-            message.item["content"] = [{"type": "output_audio", "transcript": text}]
+            heard = text if message.left is None else message.left[: len(text)]
+            message.item["content"] = [{"type": "output_audio", "transcript": heard}]
             part = {"type": "audio", "transcript": text}
             done = [
                 self._event("output_audio.done", item_id, index, content_index=0),
