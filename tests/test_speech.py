@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from dataclasses import replace
@@ -12,7 +13,7 @@ from websockets.asyncio.client import connect
 
 from tests.instruments import LoudnessDetector, ScriptedModel, ScriptedRecognizer, ToneSynthesizer
 from tests.instruments import engines as instruments
-from tests.test_session import hosting
+from tests.test_session import DEADLINE, hosting
 from voicepool.app import App, Negotiating, Rehearsing
 from voicepool.config import Settings
 from voicepool.engines.base import Engines
@@ -133,6 +134,20 @@ async def test_a_browser_gets_the_subprotocol_and_never_its_key_back() -> None:
         offered: Any = ["openai-insecure-api-key.secret", "realtime"]
         async with connect(f"ws://127.0.0.1:{port}/realtime", subprotocols=offered) as browser:
             assert browser.subprotocol == "realtime"
+
+
+async def test_a_target_with_a_host_that_is_none_is_served_by_its_path() -> None:
+    async with hosting(SpeechApp(instruments())) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            b"GET http://[bad/v1/realtime?model=a HTTP/1.1\r\nHost: localhost\r\n"
+            b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        async with asyncio.timeout(DEADLINE):
+            await reader.readuntil(b'"model":"a"')
+        writer.close()
+        await writer.wait_closed()
 
 
 @pytest.mark.parametrize("query", ["", "?model=", "?model=%00", f"?model={'x' * 300}", "?a=b"])

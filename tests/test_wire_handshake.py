@@ -26,6 +26,10 @@ def test_queries(query: str, asked: Handshake) -> None:
     assert read("/v1/realtime" + query, []) == asked
 
 
+def test_an_absolute_target_has_its_query_whatever_its_host() -> None:
+    assert read("http://[bad/v1/realtime?model=a", []) == Handshake("a")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "is_beta"),
     [

@@ -30,6 +30,14 @@ class BadRequest(Exception):
         self.message = message
 
 
+def path_of(target: str) -> str:
+    """A request target without its query, and without scheme and authority in absolute form."""
+    path = target.partition("?")[0]
+    if absolute := _ABSOLUTE.match(path):
+        return path[absolute.end() :] or "/"
+    return path
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """A complete request head. Header names are lower case, values as sent (latin-1)."""
@@ -40,11 +48,8 @@ class Head:
 
     @property
     def path(self) -> str:
-        """The target without its query, and without scheme and authority in absolute form."""
-        path = self.target.partition("?")[0]
-        if absolute := _ABSOLUTE.match(path):
-            return path[absolute.end() :] or "/"
-        return path
+        """See `path_of`."""
+        return path_of(self.target)
 
     @property
     def query(self) -> str:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
-from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
@@ -24,6 +23,7 @@ from voicepool.engines import registry
 from voicepool.engines.base import Advising, Engines
 from voicepool.errors import EngineUnavailable
 from voicepool.pipeline import SpeechPipelineManager
+from voicepool.request import path_of
 from voicepool.session import Session
 from voicepool.spoken import reader
 from voicepool.stages import language_of
@@ -160,7 +160,7 @@ class SpeechApp:
     def _codec(self, websocket: ServerConnection, session_id: str) -> tuple[Codec, float | None]:
         """The protocol of the path, and by how much a reply's sound may be ahead of its playing."""
         voice = self._default_voice
-        if urlsplit(_target(websocket)).path == BROWSER_PATH:
+        if path_of(_target(websocket)) == BROWSER_PATH:
             return RvcProtocol(voice=voice), AHEAD_SECONDS
         headers = websocket.request.headers.raw_items() if websocket.request else ()
         asked = handshake.read(_target(websocket), headers)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from voicepool.wire.realtime.beta import HEADER, SUBPROTOCOL
 from voicepool.wire.realtime.config import DEFAULT_MODEL
@@ -33,7 +33,7 @@ class Handshake:
 def read(target: str, headers: Iterable[tuple[str, str]]) -> Handshake:
     """Of a request for `target`, a path with its query. Raises nothing."""
     try:
-        query = parse_qs(urlsplit(target).query, max_num_fields=MAX_QUERY_FIELDS)
+        query = parse_qs(target.partition("?")[2], max_num_fields=MAX_QUERY_FIELDS)
     except ValueError:
         query = {}
     model = query.get("model", [""])[0]
