@@ -70,6 +70,21 @@ async def test_a_spoken_turn_is_answered_after_the_clip_before_it() -> None:
         assert asked(used) == [["words", "words"]]
 
 
+async def test_an_answer_waits_for_no_clip_that_is_out_of_band() -> None:
+    stt = ScriptedRecognizer(["a clip"])
+    stt.gate.clear()
+    used = engines(says("Yes."), stt=stt)
+    async with Call(used, MANUAL) as call:
+        clip = call.pipeline.transcribe(speech(300))
+        call.pipeline.insert("typed", Message("user", "typed"))
+        call.pipeline.respond(ResponseRequest())
+        await call.next(ResponseDone)
+        assert not clip.done()
+        assert asked(used) == [["typed"]]
+        stt.gate.set()
+        assert await clip == "a clip"
+
+
 async def test_a_deleted_clip_says_nothing() -> None:
     stt = ScriptedRecognizer(["a clip"])
     stt.gate.clear()

@@ -23,12 +23,13 @@ from tests.instruments import Cue, ScriptedRecognizer, ScriptedStream, engines, 
 from tests.realtime import Brackets, validate
 from voicepool import clips, g711
 from voicepool.audio import Resampler
-from voicepool.engines.base import ChatRequest, Engines, Finished, TextDelta
+from voicepool.engines.base import ChatRequest, Engines, Finished, Samples, TextDelta
 from voicepool.errors import EngineError
 from voicepool.events import PipelineEvent
 from voicepool.outbox import MOST_EVENTS, Outbox
 from voicepool.sending import HARD_LIMIT, Sender
 from voicepool.speech import SpeechApp
+from voicepool.turns import LONGEST_TURN
 from voicepool.wire.realtime.audio import RATE
 
 DEADLINE = 20.0
@@ -354,6 +355,28 @@ async def test_clips_are_bounded() -> None:
         await client.until("input_audio_buffer.cleared")
         added = [e["item"]["id"] for e in client.seen if e["type"] == "conversation.item.added"]
         assert added == [f"clip {number}" for number in range(clips.MOST + 1)]
+
+
+async def test_a_clip_is_no_longer_than_a_turn_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    insert = clips.Clips.insert
+
+    def watch(self: clips.Clips, item_id: str, samples: Samples, after: str | None) -> None:
+        kept.append(len(samples))
+        insert(self, item_id, samples, after)
+
+    monkeypatch.setattr(clips.Clips, "insert", watch)
+    mu_law = {"type": "audio/pcmu"}
+    async with calling(engines(), format=mu_law, **MANUAL) as (client, _):
+        sound = base64.b64encode(bytes(g711.RATE * 630)).decode()
+        part = {"type": "input_audio", "audio": sound}
+        item = {"type": "message", "role": "user", "content": [part]}
+        await client.send("conversation.item.create", item=item)
+        await client.until("conversation.item.input_audio_transcription.completed")
+        faulty = {**item, "content": [{**part, "audio": f"{sound[:-4]}!AAA"}]}
+        await client.send("conversation.item.create", item=faulty)
+        await client.until("error")
+    assert kept == [LONGEST_TURN]
 
 
 async def test_a_response_to_sound_of_its_own() -> None:

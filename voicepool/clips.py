@@ -36,6 +36,7 @@ class Clips:
         self._tell = tell
         self._open_utterance = open_utterance
         self._under_way: set[asyncio.Task[str]] = set()
+        self._of_items: set[asyncio.Task[str]] = set()
 
     async def room(self) -> None:
         """Wait until another clip may be begun."""
@@ -51,12 +52,14 @@ class Clips:
         a FinalTranscript or TranscriptFailed; without words the model is told nothing of it."""
         entry = Entry(item_id, Message("user", ""), pending=True)
         self._history.insert(entry, after)
-        self._begin(self._settle(entry, samples))
+        task = self._begin(self._settle(entry, samples))
+        self._of_items.add(task)
+        task.add_done_callback(self._of_items.discard)
 
     async def settled(self) -> None:
-        """Wait for the words of the clips that have been begun by now."""
-        if self._under_way:
-            await asyncio.wait(set(self._under_way))
+        """Wait for the words of the clips that have been given a place in the history by now."""
+        if self._of_items:
+            await asyncio.wait(set(self._of_items))
 
     def _begin(self, work: Coroutine[Any, Any, str]) -> asyncio.Task[str]:
         task = self._tasks.spawn(work)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from voicepool.audio import Resampler
 from voicepool.engines.base import INPUT_RATE, Samples
 from voicepool.pipeline import SpeechPipelineManager
 from voicepool.sending import HARD_LIMIT, HIGH_WATER, ClientTooSlow, Sender
+from voicepool.turns import LONGEST_TURN
 from voicepool.wire import actions
 from voicepool.wire.actions import Action
 from voicepool.wire.codec import ClientFault, Clip, Codec
@@ -230,11 +231,17 @@ class Session:
         return replace(action.request, messages=messages)
 
     async def _clip(self, clip: Clip) -> Samples:
-        """All of it at INPUT_RATE, once the pipeline has room for it. Raises ClientFault."""
+        """It at INPUT_RATE, as long as a turn may be, once the pipeline has room for it. Raises
+        ClientFault."""
         await self._pipeline.clip_room()
-        ear = _Ear()
-        heard = [samples async for samples in _hear(clip, ear)]
-        return np.concatenate([*heard, ear.flush()])
+        ear, heard, length = _Ear(), list[Samples](), 0
+        async with contextlib.aclosing(_hear(clip, ear)) as pieces:
+            async for samples in pieces:
+                heard.append(samples)
+                length += len(samples)
+                if length >= LONGEST_TURN:  # 15 MiB may be half an hour
+                    break
+        return np.concatenate([*heard, ear.flush()])[:LONGEST_TURN]
 
 
 class _Ear:
@@ -256,7 +263,7 @@ class _Ear:
         return self._resampler.flush()
 
 
-async def _hear(clip: Clip, ear: _Ear) -> AsyncIterator[Samples]:
+async def _hear(clip: Clip, ear: _Ear) -> AsyncGenerator[Samples, None]:
     """The sound of one message at INPUT_RATE, in pieces. Raises ClientFault before the first.
 
     A message may hold minutes: the loop gets its turn between slices, and no more than one of them
