@@ -13,7 +13,7 @@ from voicepool import events
 from voicepool.engines.base import Message
 from voicepool.wire.actions import DeleteItem, HangUp, Respond, Send
 from voicepool.wire.realtime import conversation, items
-from voicepool.wire.realtime.requests import MAX_CLIPS
+from voicepool.wire.realtime.requests import MAX_CLIPS, MAX_WORDS
 from voicepool.wire.realtime.transcripts import MAX_TURNS, Transcripts
 
 
@@ -260,6 +260,30 @@ def test_sound_in_too_many_items_of_an_input_is_refused(wire: Wire) -> None:
     assert sorted(asked.clips) == list(range(MAX_CLIPS))
     (error,) = wire.say("response.create", response={"input": [item] * (MAX_CLIPS + 1)})
     assert error["error"]["param"] == "response.input"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        {"instructions": "x" * (MAX_WORDS + 1)},
+        {"tools": [{"type": "function", "name": "f", "description": "x" * MAX_WORDS}]},
+        {"input": [text_item("x" * (MAX_WORDS // 4))] * 5},
+        {"input": [{"type": "item_reference", "id": "long"}] * 5},
+    ],
+)
+def test_a_response_is_asked_with_so_many_words(wire: Wire, response: dict[str, Any]) -> None:
+    wire.say("conversation.item.create", item=text_item("x" * (MAX_WORDS // 4), id="long"))
+    (error,) = wire.say("response.create", response=response)
+    assert error["error"]["code"] == "string_above_max_length"
+
+
+def test_tools_of_a_response_are_no_deeper_than_those_of_a_session(wire: Wire) -> None:
+    nested: dict[str, Any] = {}
+    for _ in range(items.MAX_DEPTH):
+        nested = {"items": nested}
+    tools = [{"type": "function", "name": "f", "parameters": nested}]
+    (error,) = wire.say("response.create", response={"tools": tools})
+    assert error["error"]["param"] == "response.tools"
 
 
 def test_large_images_are_left_out_and_small_ones_are_not(wire: Wire) -> None:

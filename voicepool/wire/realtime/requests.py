@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from voicepool.engines.base import Message
+from voicepool.engines.base import Message, Tool
 from voicepool.events import ResponseRequest, Said
 from voicepool.wire.actions import Respond
 from voicepool.wire.codec import Clip
@@ -14,13 +14,15 @@ from voicepool.wire.realtime import config
 from voicepool.wire.realtime.audio import EncodedClip, Format
 from voicepool.wire.realtime.client import ItemParam, ResponseParam
 from voicepool.wire.realtime.conversation import Conversation
-from voicepool.wire.realtime.errors import invalid_value
-from voicepool.wire.realtime.items import is_heard, read_item
-from voicepool.wire.realtime.patch import AudioOutput
+from voicepool.wire.realtime.errors import invalid_value, too_large
+from voicepool.wire.realtime.items import MAX_DEPTH, depth, is_heard, read_item
+from voicepool.wire.realtime.patch import AudioOutput, FunctionTool, McpTool
 from voicepool.wire.realtime.responses import Wishes
 
 MAX_CLIPS = 8
 """Of one response's input."""
+MAX_WORDS = 1 << 20
+"""Characters of what one response is asked with, sound aside: several may wait."""
 
 
 class RequestReader:
@@ -33,6 +35,7 @@ class RequestReader:
     def read(self, param: ResponseParam, heard: Format, event_id: str | None) -> Respond:
         """What the client did not write is None: the session's. `heard` is the format of sound in
         the input. Raises WireError."""
+        tools = None if param.tools is None else _tools(param.tools)
         messages: list[Message | Said] | None = None
         clips: dict[int, Clip] = {}
         if param.input is not None:
@@ -48,10 +51,11 @@ class RequestReader:
             raise invalid_value(
                 f"At most {MAX_CLIPS} items may have audio to transcribe.", "response.input"
             )
+        _check_words(param, messages or ())
         spoken = (param.audio and param.audio.output) or AudioOutput()
         request = ResponseRequest(
             instructions=param.instructions,
-            tools=None if param.tools is None else config.tools(msgspec.to_builtins(param.tools)),
+            tools=tools,
             tool_choice=None
             if param.tool_choice is None
             else config.tool_choice(msgspec.to_builtins(param.tool_choice)),
@@ -77,6 +81,22 @@ class RequestReader:
         if is_heard(entry.item) and not entry.message.content:
             return Said(entry.item["id"]), ""
         return entry.message, ""
+
+
+def _tools(given: Sequence[FunctionTool | McpTool]) -> tuple[Tool, ...]:
+    plain = msgspec.to_builtins(given)
+    if depth(plain) > MAX_DEPTH:
+        raise invalid_value(f"The tools are nested more than {MAX_DEPTH} deep.", "response.tools")
+    return config.tools(plain)
+
+
+def _check_words(param: ResponseParam, messages: Iterable[Message | Said]) -> None:
+    words = len(param.instructions or "") + len(msgspec.json.encode(param.tools))
+    for message in messages:
+        if isinstance(message, Message):
+            words += len(message.content) + sum(len(call.arguments) for call in message.tool_calls)
+    if words > MAX_WORDS:
+        raise too_large(f"A response is asked with at most {MAX_WORDS} characters.", "response")
 
 
 def _speak(param: ResponseParam) -> bool | None:
