@@ -157,6 +157,15 @@ def test_undo_keeps_settings_and_what_is_not_ours(host: Host) -> None:
     assert "mine\n" in out
 
 
+def test_wrong_settings_leave_the_units_as_they_are(host: Host) -> None:
+    out = host.run(
+        "$INSTALL; echo 'wrong' > /etc/voicepool/voicepool.toml; if $INSTALL; then exit 1; fi;"
+        "echo ---; grep -c . /etc/systemd/system/voicepool.service"
+    )
+    assert "not valid TOML" in out
+    assert int(out.split("---\n")[1].split()[0]) > 50
+
+
 def test_dry_run_changes_nothing(host: Host) -> None:
     out = host.run(f"{STATE} echo ---; $INSTALL --dry-run; echo ---; {STATE}")
     before, says, after = out.split("---\n")

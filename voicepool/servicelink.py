@@ -154,6 +154,8 @@ def status_line(progress: Progress, snapshot: Snapshot) -> str:
             return f"draining: {calls} to finish"
         case "preloading":
             return "loading what all workers share"
+        case "warming" if not _warm(snapshot):
+            return f"warming up: 0 of {progress.target} workers ready"
         case "trouble" if not snapshot.callers:
             return f"trouble: {progress.detail}"
     idle = snapshot.states[WorkerState.IDLE]

@@ -112,7 +112,7 @@ class Supervisor:
             max_heads=settings.max_heads,
         )
         self._agents = (
-            AgentCheck(agents, lambda: self._came_up and not self._notice and self.pool.inviting)
+            AgentCheck(agents, lambda: self._came_up and not self._going and self.pool.inviting)
             if agents
             else None
         )
@@ -126,7 +126,7 @@ class Supervisor:
             access_rules(settings),
             self.door.farewells,
             Pages(settings.static),
-            ready=lambda: self._warmed_up and not self._notice and self.pool.ready,
+            ready=lambda: self._warmed_up and not self._going and self.pool.ready,
             status=lambda: status_report(self),
             preset=lambda *question: self.forker.preset(*question),
             on_call=self._on_call,
@@ -175,6 +175,7 @@ class Supervisor:
     def _on_term(self) -> None:
         """TERM or INT: drains, once balancers have had the time to notice; a second ends it all."""
         if self._notice is None and self.settings.drain_notice and not self.draining:
+            self.link.stopping()
             log.info("callers shall go elsewhere", extra={"notice": self.settings.drain_notice})
             self._notice = self._loop.call_later(self.settings.drain_notice, self._notice_is_over)
             return
@@ -199,6 +200,11 @@ class Supervisor:
             if self._threshold.left:
                 self._end_calls()  # this is the second signal
 
+    @property
+    def _going(self) -> bool:
+        """Whether callers had better come elsewhere; the pool knows only of a drain."""
+        return self._notice is not None or self._threshold.left
+
     def _end_calls(self) -> None:
         log.info("ending the calls", extra={"callers": self.pool.snapshot().callers})
         self._tell(pool.DrainRequested())
@@ -219,7 +225,7 @@ class Supervisor:
         """HUP: a reload, unless it is our terminal that hangs up, which is the user's going."""
         if self._on_terminal and not os.isatty(0):
             self._drain()
-        elif self._threshold.left or self.draining:
+        elif self._going or self.draining:
             log.info("no reload while draining")
         else:
             self.reloader.request()

@@ -84,7 +84,8 @@ def stop_seconds(settings: Settings) -> int:
     """The longest that an orderly stop takes: who has been let in waits or is served, calls end,
     workers exit."""
     let_in = settings.head_timeout + settings.queue_timeout
-    return math.ceil(let_in + settings.drain_timeout + settings.stop_timeout) + SLACK
+    ending = settings.drain_notice + settings.drain_timeout + settings.stop_timeout
+    return math.ceil(let_in + ending) + SLACK
 
 
 def this_host(config: Path, user: str) -> Host:
