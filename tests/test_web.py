@@ -270,10 +270,19 @@ def test_a_full_server_lets_the_caller_wait_for_a_line(guarded: PoolServer, visi
 def test_a_server_that_asks_for_a_key(guarded: PoolServer, visit: Visit) -> None:
     caller = visit(guarded, MICROPHONE)
     expect(caller.page.get_by_label("This server asks for an API key")).to_be_focused()
-    caller.give_key("not the right one")
+    talk = caller.page.get_by_role("button", name="Start talking")
+    talk.click()
+    caller.notice("Give the server's key first")
+    caller.state("ended")
+    for unsendable in ("not the right one", "\u043a\u043b\u044e\u0447"):
+        caller.give_key(unsendable)
+        caller.notice("Browsers can send only keys of letters")
+        assert caller.see("sessionStorage.length") == 0
+    caller.give_key("not-the-right-one")
     caller.notice("does not know this key")
     caller.give_key(KEY)
     expect(caller.page.locator("#key-form")).to_be_hidden()
+    expect(caller.page.locator("#talk")).to_be_focused()
     assert caller.see("Object.values(sessionStorage)") == [KEY]
     assert caller.see("Object.values(localStorage)") == []
     assert caller.see("document.cookie") == ""
@@ -371,6 +380,36 @@ def test_a_worker_that_dies_ends_the_call_and_the_next_one_works(
     caller.complaints.clear()  # nobody answers
 
 
+def test_a_server_that_refuses_though_it_has_lines(server: PoolServer, visit: Visit) -> None:
+    """As behind a proxy that passes on no upgrades: to wait for a line would be to wait for ever."""
+    script = """
+      const Real = WebSocket;
+      window.WebSocket = class extends Real {
+        constructor(url, protocols) {
+          super(String(url).replace("realtime", "elsewhere"), protocols);
+        }
+      };
+    """
+    wait_in_line(server)
+    caller = visit(server, MICROPHONE, script)
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.notice("and yet refuses the call")
+    caller.state("ended")
+    caller.complaints.clear()  # the browser logs each 404
+
+
+def test_scripts_that_do_not_come(server: PoolServer, visit: Visit) -> None:
+    caller = visit(server)
+    unloaded = caller.page.locator("#unloaded")
+    expect(unloaded).to_have_count(0)
+    caller.page.route("**/main.js", lambda route: route.abort())
+    caller.page.reload()
+    expect(unloaded).to_be_hidden()
+    caller.see("document.querySelector('#unloaded').getAnimations()[0].finish()")
+    expect(unloaded).to_be_visible()
+    caller.complaints.clear()  # the script
+
+
 # --- for everybody ---------------------------------------------------------------------------
 
 
@@ -435,6 +474,49 @@ def test_what_screen_readers_are_told(server: PoolServer, visit: Visit) -> None:
     assert set(caller.see("early")) == {"true"}
     for entry in caller.page.locator(".entry").all():
         expect(entry).not_to_have_attribute("aria-hidden", "true")
+    told = caller.page.locator("#told")
+    expect(told).to_have_role("status")
+    expect(told).to_have_text("Connected.")
+    caller.page.get_by_role("button", name="Hang up").click()
+    expect(told).to_have_text("The call is over.")
+
+
+def test_nothing_is_told_twice(server: PoolServer, visit: Visit) -> None:
+    """Though a line changes after it is whole: what was heard of it, and how fast it came."""
+    caller = visit(server, MICROPHONE)
+    caller.see(
+        """() => {
+          window.told = [];
+          new MutationObserver((changes) => {
+            for (const node of changes.flatMap(({ addedNodes }) => [...addedNodes])) {
+              const inside = node.parentElement?.closest(".entry.final");
+              if (inside && node.textContent.includes("It is")) told.push(node.textContent);
+            }
+          }).observe(document.querySelector("#log"), { childList: true, subtree: true });
+        }"""
+    )
+    say = caller.page.get_by_role("textbox", name="Type instead of speaking")
+    say.fill("what time is it")
+    say.press("Enter")
+    # Some of it has to be heard first, so that words are left.
+    caller.reads("voice")
+    caller.until("() => seen.played.filter(({ level }) => level > 0).length > 20")
+    caller.page.keyboard.press("Escape")
+    caller.reads("voice", "interrupted at")
+    told = caller.see("told")
+    assert told
+    assert len(told) == len(set(told))
+
+
+def test_what_goes_wrong_is_told_to_whoever_wants_no_transcripts_read_out(
+    server: PoolServer, visit: Visit
+) -> None:
+    caller = visit(server)
+    caller.page.get_by_role("checkbox", name="Announce").uncheck()
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.state("talking")
+    caller.see("seen.tracks[0].dispatchEvent(new Event('ended'))")
+    expect(caller.page.get_by_role("alert").filter(has_text="microphone is gone")).to_be_visible()
 
 
 def test_narrow_screens_and_eyes_that_want_no_motion(server: PoolServer, visit: Visit) -> None:

@@ -75,7 +75,7 @@ def wav(sound: Samples) -> bytes:
 
 WATCH = """
 (() => {
-  const seen = (window.seen = { sent: [], received: [], played: [], captured: [], urls: [] });
+  const seen = (window.seen = { sent: [], received: [], played: [], captured: [], urls: [], tracks: [] });
   const RealSocket = WebSocket;
   window.WebSocket = class extends RealSocket {
     constructor(url, protocols) {
@@ -97,6 +97,11 @@ WATCH = """
       .map(({ delta }) => atob(delta));
     const bytes = deltas.join("");
     return { samples: bytes.length / 2, silent: !/[^\\0]/.test(bytes) };
+  };
+  const connect = AudioContext.prototype.createMediaStreamSource;
+  AudioContext.prototype.createMediaStreamSource = function (stream) {
+    seen.tracks.push(...stream.getAudioTracks());
+    return connect.call(this, stream);
   };
   const RealNode = AudioWorkletNode;
   window.AudioWorkletNode = class extends RealNode {

@@ -15,13 +15,15 @@ import { Refused, Session } from "./session.js";
 const RETRY = 3;
 /** Seconds that a server may be away while a caller waits for it. */
 const AWAY = 30;
+/** Refusals in a row, with a line free each time, that cannot be for want of one. */
+const REFUSALS = 3;
 
 /** @typedef {"opening" | "waiting" | "talking" | "ended"} State */
 /** @typedef {"listening" | "hearing" | "thinking" | "speaking"} Activity */
 
 /** Why a call could not be: `reason` is a name for whoever tells the caller. */
 export class CallFailed extends Error {
-  /** @param {"away" | "key"} reason */
+  /** @param {"away" | "key" | "refused"} reason */
   constructor(reason) {
     super(reason);
     this.reason = reason;
@@ -117,7 +119,7 @@ export class Call extends EventTarget {
   /** @returns {Promise<Session>} */
   async #line() {
     const { signal } = this.#abort;
-    for (let away = 0; ; ) {
+    for (let away = 0, refusals = 0; ; ) {
       const readiness = await this.#pool.readiness(signal);
       if (readiness === "ready") {
         try {
@@ -126,7 +128,10 @@ export class Call extends EventTarget {
         } catch (error) {
           if (!(error instanceof Refused)) throw error;
           // It may have become full meanwhile, or be down, or not know the key.
-          if ((await this.#pool.status(signal)) === "key") throw new CallFailed("key");
+          const status = await this.#pool.status(signal);
+          if (status === "key") throw new CallFailed("key");
+          refusals = status.warm > 0 ? refusals + 1 : 0;
+          if (refusals === REFUSALS) throw new CallFailed("refused");
         }
       }
       away = readiness === "away" ? away + RETRY : 0;

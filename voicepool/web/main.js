@@ -3,7 +3,7 @@
 import { Call, CallFailed } from "./call.js";
 import { Conversation } from "./conversation.js";
 import { Pool, watch } from "./pool.js";
-import { UnsendableKey } from "./session.js";
+import { sendable } from "./session.js";
 import { SoundError, Sound } from "./sound.js";
 import { View } from "./view.js";
 
@@ -25,7 +25,13 @@ const SOUND = {
 const FAILED = {
   away: AWAY,
   key: "The server does not know this key.",
+  refused:
+    "The server has free lines, and yet refuses the call. A proxy before it has to pass on the " +
+    "headers Host and Upgrade.",
 };
+const NO_KEY = "Give the server's key first.";
+const UNSENDABLE =
+  "Browsers can send only keys of letters, digits and a few signs; this one has others.";
 /** By close code; see "Close codes" in docs/protocol.md. */
 const CLOSED = {
   1000: "The server has ended the call.",
@@ -54,9 +60,13 @@ const view = new View({
   mute: () => mute(!sound.muted),
   say,
   key: (key) => {
-    pool.key = key;
-    view.showNotice("");
-    lookAtPool();
+    if (sendable(key)) {
+      pool.key = key;
+      view.showNotice("");
+      lookAtPool();
+    } else {
+      view.showNotice(UNSENDABLE, { bad: true });
+    }
   },
 });
 const conversation = new Conversation(
@@ -126,7 +136,7 @@ function onEnded({ error, code, reason }) {
   if (error) view.showNotice(explained(error), { bad: true });
   else if (code === undefined) view.showNotice("");
   else view.showNotice(CLOSED[code] ?? `The call has ended (${code} ${reason}).`, { bad: true });
-  if (error instanceof UnsendableKey || error?.reason === "key") {
+  if (error?.reason === "key") {
     pool.key = "";
     view.askForKey(true);
   }
@@ -135,9 +145,8 @@ function onEnded({ error, code, reason }) {
 
 function explained(error) {
   if (error instanceof SoundError) return SOUND[error.kind];
-  if (error instanceof CallFailed) return FAILED[error.reason];
-  if (error instanceof UnsendableKey) {
-    return "Browsers can send only keys of letters, digits and a few signs; this one has others.";
+  if (error instanceof CallFailed) {
+    return error.reason === "key" && !pool.key ? NO_KEY : FAILED[error.reason];
   }
   console.error(error);
   return "Something went wrong in this page; the browser's console says what.";

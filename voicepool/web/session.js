@@ -10,8 +10,11 @@ const PATIENCE = 60_000;
 /** The connection was refused, or broke before it was open; browsers do not tell why. */
 export class Refused extends Error {}
 
-/** The key has characters that a subprotocol cannot have, so no browser can send it. */
-export class UnsendableKey extends Error {}
+/**
+ * Whether a browser can send this key: as a subprotocol, which is a token (RFC 9110, 5.6.2).
+ * @param {string} key
+ */
+export const sendable = (key) => /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/.test(key);
 
 /**
  * Events: "event" (a server event of the protocol), "closed" {code, reason}.
@@ -29,14 +32,16 @@ export class Session extends EventTarget {
 
   /**
    * @param {URL} url
-   * @param {string} key "" where none is needed
+   * @param {string} key a sendable one; "" where none is needed
    * @param {AbortSignal} signal
    * @returns {Promise<Session>}
-   * @throws {Refused | UnsendableKey | DOMException} the last where `signal` was aborted
+   * @throws {Refused | DOMException} the last where `signal` was aborted
    */
   static open(url, key, signal) {
     signal.throwIfAborted();
-    const socket = connect(url, key);
+    // A page cannot set headers: the key is one more subprotocol, which the server never selects.
+    const protocols = key ? ["realtime", `openai-insecure-api-key.${key}`] : ["realtime"];
+    const socket = new WebSocket(url, protocols);
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => socket.close(), PATIENCE);
       const settle = (act) => () => {
@@ -108,7 +113,7 @@ export class Session extends EventTarget {
   /** @param {object} event a client event; nothing is sent any more once the call is over */
   send(event) {
     if (this.#socket.readyState !== WebSocket.OPEN) return;
-    if (this.#socket.bufferedAmount > BACKLOG) this.#socket.close(4000, "the network is too slow");
+    if (this.#socket.bufferedAmount > BACKLOG) this.#giveUp();
     else this.#socket.send(JSON.stringify(event));
   }
 
@@ -116,17 +121,15 @@ export class Session extends EventTarget {
     this.#socket.close(1000);
   }
 
+  /** At once: the closing handshake has to wait behind all that could not be sent. */
+  #giveUp() {
+    const end = { code: 4000, reason: "the network is too slow" };
+    this.#socket.onclose = null;
+    this.#socket.close(end.code, end.reason);
+    this.#tell("closed", end);
+  }
+
   #tell(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
-  }
-}
-
-function connect(url, key) {
-  // A page cannot set headers: the key is one more subprotocol, which the server never selects.
-  const protocols = key ? ["realtime", `openai-insecure-api-key.${key}`] : ["realtime"];
-  try {
-    return new WebSocket(url, protocols);
-  } catch (error) {
-    throw new UnsendableKey("", { cause: error });
   }
 }

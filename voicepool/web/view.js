@@ -19,6 +19,8 @@ const STATE = {
   waiting: "Calling …",
   ended: "The call is over.",
 };
+/** For those who do not see the page; a call that fails is told by the notice. */
+const TOLD = { talking: "Connected.", ended: "The call is over." };
 const SPEAKER = { you: "You", voice: "Voice" };
 
 /** Dots that are drawn; more would not be counted by anybody. */
@@ -50,7 +52,8 @@ export class View {
    * @param {(key: string) => void} on.key
    */
   constructor(on) {
-    const { talk, interrupt, mute, announce, log } = this.#elements;
+    const { talk, interrupt, mute, announce, log, unloaded } = this.#elements;
+    unloaded.remove();
     // The second click of a double one would hang up what the first has begun.
     talk.addEventListener("click", ({ detail }) => detail < 2 && on.talk());
     interrupt.addEventListener("click", on.interrupt);
@@ -88,6 +91,7 @@ export class View {
     interrupt.hidden = true;
     delete call.dataset.activity;
     if (state in STATE) activity.textContent = STATE[state];
+    this.#elements.told.textContent = TOLD[state] ?? "";
     if (state === "ended") this.showLevel("microphone", 0);
     if (state === "ended") this.showLevel("voice", 0);
   }
@@ -134,10 +138,12 @@ export class View {
 
   /** @param {boolean} wanted */
   askForKey(wanted) {
-    const form = this.#elements["key-form"];
+    const { "key-form": form, key, talk } = this.#elements;
     if (form.hidden !== wanted) return;
+    // A form that vanishes under the keyboard's focus would leave it nowhere.
+    if (form.contains(document.activeElement)) talk.focus();
     form.hidden = !wanted;
-    if (wanted) this.#elements.key.focus();
+    if (wanted) key.focus();
   }
 
   /** @param {string} text that was typed and could not be sent */
@@ -164,17 +170,25 @@ export class View {
     let shown = this.#entries.get(entry.id);
     if (!shown) {
       shown = document.createElement("div");
+      shown.append(element("p", ""), element("small", ""));
+      // Whoever wants no transcripts read out wants to know what went wrong all the same.
+      if (entry.side === "note") shown.setAttribute("role", "alert");
       this.#entries.set(entry.id, shown);
       log.append(shown);
     }
+    const [text, remark] = shown.children;
+    const ready = entry.final && !shown.classList.contains("final");
     shown.className = `entry ${entry.side}${entry.final ? " final" : ""}`;
     // What still grows would be read out with every word; it is announced once it is whole.
     if (entry.final) shown.removeAttribute("aria-hidden");
     else shown.setAttribute("aria-hidden", "true");
-    const text = element("p", entry.text);
-    if (SPEAKER[entry.side]) text.prepend(unseen(`${SPEAKER[entry.side]}: `));
-    const remark = remarks(entry).join(" · ");
-    shown.replaceChildren(text, ...(remark ? [element("small", remark)] : []));
+    // What is put in again is read out again: only what changes is.
+    if (ready || text.lastChild?.data !== entry.text) {
+      const speaker = SPEAKER[entry.side];
+      text.replaceChildren(...(speaker ? [unseen(`${speaker}: `)] : []), entry.text);
+    }
+    const remarked = remarks(entry).join(" · ");
+    if (remark.textContent !== remarked) remark.textContent = remarked;
     if (following) this.#scrollTo(shown);
   }
 
