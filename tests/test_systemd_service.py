@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from tests.certificates import Authority
 from tests.pools import DEADLINE, hello
 from tests.systemd.machine import ROOT, Machine, unavailable
 from voicepool import unit
@@ -28,6 +30,7 @@ pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 NAME = "voicepool.service"
 CONFIG = Path("/run/settings/voicepool.toml")
 LOG = "/run/log"
+TLS = 'tls_cert = "/run/settings/server.pem"\ntls_key = "/run/settings/server.key"\n'
 SLOW_APP = """
 import time
 from tests.apps.echo import Echo
@@ -47,7 +50,15 @@ class Service:
     def __init__(self, machine: Machine, port: int) -> None:
         self.machine = machine
         self.port = port
+        self.trust: ssl.SSLContext | None = None
         (machine.files / "run/settings").mkdir()
+        self.configure()
+
+    def secure(self) -> None:
+        """Let it speak TLS from the next start on."""
+        files = Authority(self.machine.files / "run/settings").issue()
+        files.key.chmod(0o644)  # its user is made up at the start
+        self.trust = files.trust
         self.configure()
 
     def configure(self, **pool: Any) -> None:
@@ -56,7 +67,8 @@ class Service:
         app = json.dumps(pool.pop("app", "tests.apps.echo:create"))
         text = "\n".join(f"{name} = {json.dumps(value)}" for name, value in (lines | pool).items())
         (self.machine.files / str(CONFIG)[1:]).write_text(
-            f'[server]\nport = {self.port}\n[pool]\n{text}\n[budget]\ngpus = "none"\n'
+            f"[server]\nport = {self.port}\n{TLS if self.trust else ''}"
+            f'[pool]\n{text}\n[budget]\ngpus = "none"\n'
             f"[speech]\napp = {app}\n"
         )
 
@@ -88,8 +100,8 @@ class Service:
         return self.machine.outside(self.show()["MainPID"])
 
     def call(self) -> ClientConnection:
-        url = f"ws://127.0.0.1:{self.port}/echo"
-        return connect(url, proxy=None, open_timeout=DEADLINE)
+        url = f"{'wss' if self.trust else 'ws'}://127.0.0.1:{self.port}/echo"
+        return connect(url, proxy=None, open_timeout=DEADLINE, ssl=self.trust)
 
 
 @pytest.fixture
@@ -215,8 +227,13 @@ def test_wrong_setting_is_said_and_not_tried_again(make_service: Callable[..., S
 # --- restarts --------------------------------------------------------------------------------
 
 
-def test_restart_under_load_refuses_nobody(make_service: Callable[..., Service]) -> None:
+@pytest.mark.parametrize("secure", [False, True])
+def test_restart_under_load_refuses_nobody(
+    make_service: Callable[..., Service], secure: bool
+) -> None:
     service = make_service(activated=True)
+    if secure:
+        service.secure()
     service.start()
     with Load(service) as load:
         for _ in range(2):
