@@ -1,7 +1,7 @@
 """What deploy/ and the Dockerfile say: valid by their own formats, and in agreement with voicepool.
 
-No container was ever built or run by these tests: there is no engine where they run. Linters, the
-schemas of the formats, and the commands themselves, run here, take its place.
+These tests build and run no container, for they cannot count on an engine. Linters, the schemas of
+the formats, and commands that can be run as they are take its place.
 
 schemas/compose-spec.json is that of github.com/compose-spec/compose-spec (Apache License 2.0).
 """
