@@ -131,17 +131,21 @@ async def test_it_answers_again_when_descriptors_are_back(desk: Desk) -> None:
 # --- what the pool says ----------------------------------------------------------------------
 
 
+def inviting(driver: Driver) -> bool:
+    return driver.pool.inviting
+
+
 def test_workers_that_fail_do_not_invite_unless_somebody_is_idle() -> None:
     driver = Driver(settings(workers=2))
     first, second = driver.warm()
-    assert driver.pool.inviting
+    assert inviting(driver)
     driver.send(ProcessExited(first))
-    assert driver.pool.inviting
+    assert inviting(driver)
     driver.send(ProcessExited(second))
-    assert not driver.pool.inviting
+    assert not inviting(driver)
     driver.tick()  # the end of the back-off
     driver.warm()
-    assert driver.pool.inviting
+    assert inviting(driver)
 
 
 def test_a_full_house_invites_and_a_draining_or_hopeless_one_does_not() -> None:
@@ -149,13 +153,13 @@ def test_a_full_house_invites_and_a_draining_or_hopeless_one_does_not() -> None:
     driver.warm()
     driver.call(1)
     assert not driver.pool.ready
-    assert driver.pool.inviting
+    assert inviting(driver)
     driver.send(DrainRequested())
-    assert not driver.pool.inviting
+    assert not inviting(driver)
     lost = Driver(settings(workers=1))
     (worker,) = lost.warm()
     lost.send(ProcessExited(worker, "no model", permanent=True))
-    assert not lost.pool.inviting
+    assert not inviting(lost)
 
 
 # --- a whole server --------------------------------------------------------------------------
