@@ -381,7 +381,7 @@ def test_a_worker_that_dies_ends_the_call_and_the_next_one_works(
 
 
 def test_a_server_that_refuses_though_it_has_lines(server: PoolServer, visit: Visit) -> None:
-    """As behind a proxy that passes on no upgrades: to wait for a line would be to wait for ever."""
+    """As behind a proxy that passes on no upgrades: no wait for a line would end."""
     script = """
       const Real = WebSocket;
       window.WebSocket = class extends Real {

@@ -75,7 +75,8 @@ def wav(sound: Samples) -> bytes:
 
 WATCH = """
 (() => {
-  const seen = (window.seen = { sent: [], received: [], played: [], captured: [], urls: [], tracks: [] });
+  const seen = { sent: [], received: [], played: [], captured: [], urls: [], tracks: [] };
+  window.seen = seen;
   const RealSocket = WebSocket;
   window.WebSocket = class extends RealSocket {
     constructor(url, protocols) {
