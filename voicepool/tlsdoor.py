@@ -86,6 +86,7 @@ class TlsDoor:
             helper.channel.send(listen, [self._listener.fileno()])
         self._running = _Running(helper, self._loop.time())
         self.restarts += 1
+        self._silent.clear()
         self._gone.clear()
         self._loop.add_reader(helper.pidfd, self._exited)
         self._read_on()
@@ -138,7 +139,6 @@ class TlsDoor:
         if self._running is not None:
             with contextlib.suppress(OSError, TimeoutError):
                 if self._listener.fileno() >= 0:
-                    self._silent.clear()
                     self._running.helper.channel.send(ipc.Shut())
                 async with asyncio.timeout(patience):
                     await self._silent.wait()

@@ -1,0 +1,80 @@
+"""The supervisor's end of the TLS relay, with real relays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.certificates import Authority, Files
+from voicepool.config import Settings
+from voicepool.listener import listen
+from voicepool.tlsdoor import TlsDoor
+
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Authority(tmp_path).issue()
+
+
+class Entrance:
+    """A TLS door, and the clients that it has let in."""
+
+    def __init__(self, files: Files) -> None:
+        self._trust = files.trust
+        listener = listen("127.0.0.1", 0)
+        self._address = listener.getsockname()
+        cert, key = str(files.cert), str(files.key)
+        self.door = TlsDoor(listener, Settings(tls_cert=cert, tls_key=key, head_timeout=3600.0))
+        self.admitted: asyncio.Queue[socket.socket] = asyncio.Queue()
+        self.door.open(lambda sock, _: self.admitted.put_nowait(sock))
+
+    async def connect(self, said: bytes) -> asyncio.StreamWriter:
+        _, writer = await asyncio.open_connection(
+            *self._address, ssl=self._trust, server_hostname="localhost"
+        )
+        writer.write(said)
+        await writer.drain()
+        return writer
+
+    async def let_in(self) -> None:
+        """Somebody comes, and goes."""
+        client = await self.connect(b"GET / HTTP/1.1\r\n\r\n")
+        (await self.admitted.get()).close()
+        client.close()
+
+
+@pytest.fixture
+async def entrance(files: Files) -> AsyncIterator[Entrance]:
+    made = Entrance(files)
+    async with asyncio.timeout(PATIENCE):
+        yield made
+        await made.door.shut(0.0)
+        await made.door.close()
+
+
+@pytest.mark.parametrize("leave", [False, True], ids=["shut", "leave"])
+async def test_who_is_half_in_is_awaited_also_after_a_relay_has_died(
+    entrance: Entrance, leave: bool
+) -> None:
+    await entrance.let_in()
+    assert entrance.door.pid is not None
+    os.kill(entrance.door.pid, signal.SIGKILL)
+    await entrance.let_in()
+    assert entrance.door.restarts == 1
+    client = await entrance.connect(b"GET / HTTP/1.1\r\n")
+    if leave:
+        entrance.door.leave()
+    shutting = asyncio.ensure_future(entrance.door.shut(PATIENCE))
+    await asyncio.sleep(0)  # it has begun
+    client.write(b"\r\n")
+    await shutting
+    entrance.admitted.get_nowait().close()
+    client.close()
