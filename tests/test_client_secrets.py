@@ -246,6 +246,14 @@ def test_chunked_body_in_pieces(server: PoolServer) -> None:
         assert parse(read_all(client)).status == 200
 
 
+def test_client_that_offers_another_protocol(server: PoolServer) -> None:
+    """As Java's does with its first request (RFC 7540, 3.2): the offer may be ignored."""
+    lines = (HEAD, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAM")
+    with server.socket() as client:
+        answer = exchange(client, b"\r\n".join((*lines, b"Content-Length: 2", b"", b"{}")))
+    assert answer.status == 200
+
+
 def test_expect_100_continue(server: PoolServer) -> None:
     with server.socket() as client:
         client.sendall(HEAD + b"\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")

@@ -38,12 +38,12 @@ class _Request:
         self.on_body = on_body
         self.parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self.body = bytearray()
+        self.complete = False
+        """Whether there is nothing more to read. Not h11's state: that says so only where the
+        client does not offer to change protocols, as some do with every request (h2c)."""
 
     def advance(self) -> Refusal | None:
-        """Read on; why it must be refused, if so. Raises BlockingIOError and other OSError.
-
-        `complete` afterwards says whether there is nothing more to read.
-        """
+        """Read on; why it must be refused, if so. Raises BlockingIOError and other OSError."""
         data = self.visitor.sock.recv(_CHUNK)
         try:
             self.parser.receive_data(data)
@@ -54,14 +54,11 @@ class _Request:
                     return TOO_LARGE
         except h11.RemoteProtocolError:
             return NOT_HTTP if data else CUT_OFF
+        self.complete = isinstance(event, h11.EndOfMessage)
         if self.parser.they_are_waiting_for_100_continue:
             go_on = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
             self.visitor.sock.send(self.parser.send(go_on) or b"")
         return None
-
-    @property
-    def complete(self) -> bool:
-        return self.parser.their_state is h11.DONE
 
 
 class Bodies:
