@@ -210,6 +210,77 @@ async def test_a_reply_that_may_not_be_interrupted_goes_on_and_the_next_one_wait
     assert len(chosen.llm.requests) == 2
 
 
+# -- what is not speech
+
+
+COUGH = (speech(200), silence(800))
+QUESTION = Message("user", "what time is it")
+
+
+@pytest.mark.parametrize("coughs", [1, 2])
+@pytest.mark.parametrize("made", [False, True])
+async def test_a_cough_does_not_cost_an_answer_of_which_nothing_was_heard(
+    coughs: int, made: bool
+) -> None:
+    go = asyncio.Event()
+    chosen = engines(
+        lambda request: [*([] if made else [go]), *says("Noon.")(request)],
+        stt=ScriptedRecognizer([QUESTION.content, ""]),
+    )
+    async with Call(chosen) as call:
+        await call.hear(*TURN)
+        await call.next(ResponseDone if made else ResponseStarted)
+        for _ in range(coughs):
+            await call.hear(*COUGH)
+            await call.next(FinalTranscript)
+            await call.next(ResponseStarted)
+        go.set()
+        await call.next(ResponseDone, lambda done: done.status == "completed")
+        assert call.pipeline.history.messages() == [QUESTION, Message("assistant", "Noon.")]
+
+
+@pytest.mark.parametrize("end", ["heard", "cancelled"])
+async def test_a_cough_asks_for_no_answer_that_was_heard_or_given_up(end: str) -> None:
+    never = asyncio.Event()
+    stt = ScriptedRecognizer([QUESTION.content, "", "second"])
+    chosen = engines(lambda request: [TextDelta("It is noon. "), never], stt=stt)
+    async with Call(chosen) as call:
+        await call.hear(*TURN)
+        await call.next(ResponseAudio)
+        if end == "heard":
+            call.clock.now += 0.15
+        else:
+            call.pipeline.cancel()
+        await call.hear(*COUGH)
+        await call.next(FinalTranscript, lambda final: not final.text)
+        await call.hear(*TURN)
+        await call.next(ResponseAudio)
+        assert len(call.all(ResponseStarted)) == 2
+    assert isinstance(chosen.llm, ScriptedModel)
+    assert [request.messages[-1].content for request in chosen.llm.requests] == [
+        QUESTION.content,
+        "second",
+    ]
+
+
+async def test_a_cough_does_not_cost_an_answer_that_waits() -> None:
+    go = asyncio.Event()
+    stt = ScriptedRecognizer(["first", QUESTION.content, ""])
+    chosen = engines(lambda request: [TextDelta("It is "), go, *says("noon.")(request)], stt=stt)
+    turns = TurnSettings(interrupt_response=False)
+    async with Call(chosen, PipelineSettings(turns=turns), speculate=False) as call:
+        await call.hear(*TURN)
+        await call.next(ResponseText)
+        for sound in (TURN, COUGH):
+            await call.hear(*sound)
+            await call.next(FinalTranscript)
+        go.set()
+        for _ in range(2):
+            assert (await call.next(ResponseDone)).status == "completed"
+        said = [message.content for message in call.pipeline.history.messages()]
+        assert said == ["first", "It is noon.", QUESTION.content, "It is noon."]
+
+
 # -- truncation
 
 

@@ -206,6 +206,18 @@ async def test_a_speculation_ends_with_its_turn(end: str) -> None:
     assert model_of(call).stopped == len(model_of(call).requests)
 
 
+async def test_a_speculation_ends_where_no_answer_is_wanted_any_more() -> None:
+    never = asyncio.Event()
+    async with Call(engines(lambda _: [never])) as call:
+        await call.hear(*SPOKEN, PAUSE)
+        await until(lambda: len(model_of(call).requests) == 1)
+        turns = TurnSettings(create_response=False)
+        call.pipeline.configure(PipelineSettings(turns=turns))
+        await call.hear(REST)
+        await call.next(FinalTranscript)
+        await until(lambda: model_of(call).stopped == 1)
+
+
 async def test_a_recogniser_that_cannot_look_ahead_fails_only_if_it_fails_in_the_end() -> None:
     stt = ScriptedRecognizer([EngineError("broken")], snapshots=[EngineError("broken")])
     async with Call(engines(stt=stt)) as call:

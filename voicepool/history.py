@@ -57,6 +57,12 @@ class History:
         return [entry.item_id for entry in self._entries]
 
     @property
+    def awaits_answer(self) -> bool:
+        """Whether the caller has the last word, as far as the language model is told."""
+        messages = self.messages()
+        return bool(messages) and messages[-1].role == "user"
+
+    @property
     def last_id(self) -> str | None:
         return self._entries[-1].item_id if self._entries else None
 

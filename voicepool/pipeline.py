@@ -310,6 +310,8 @@ class SpeechPipelineManager:
         turn = self._commit(utterance)
         if self._settings.turns is not None and self._settings.turns.create_response:
             self._answer(turn)
+        else:
+            self._speculator.discard()  # begun under other settings
 
     def turn_dropped(self, utterance: Utterance, end: int) -> None:
         """Nobody wants the turn any more."""
@@ -385,7 +387,7 @@ class SpeechPipelineManager:
 
         async def prepare(response: Response) -> Generation | None:
             await self._transcribed(response, turn)
-            if turn.unsaid:
+            if turn.unsaid and not (response.overdue and self.history.awaits_answer):
                 return None
             await self._clips.settled()
             asked = asking.asked(settings, response.request, self.history.messages())

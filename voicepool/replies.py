@@ -36,6 +36,8 @@ class Replies:
         """Responses that are over but may still be playing, the oldest first."""
         self._answer: Response | None = None
         """The last answer to a turn; the only one that may wait."""
+        self._gave_way = False
+        """It ended because the caller spoke, and no answer has come after it."""
         self._closed = False
 
     @property
@@ -63,6 +65,7 @@ class Replies:
     def answer(self, response: Response) -> None:
         """Submit the answer to a turn. An older one that waits goes: this answers both turns."""
         self._drop_waiting_answer()
+        response.overdue, self._gave_way = self._gave_way, False
         self._answer = response
         self.submit(response)
 
@@ -80,6 +83,8 @@ class Replies:
 
     def interrupt(self) -> None:
         """The caller speaks: whatever the conversation says or is about to say ends."""
+        answer = self._answer
+        self._gave_way = answer is not None and (answer is self.active or answer.unplayed() > 0)
         for response in self._made:
             if response.unplayed():
                 response.interrupt()
@@ -141,6 +146,7 @@ class Replies:
     def _drop_waiting_answer(self) -> None:
         if self._answer is not None and self._answer in self.waiting:
             self.waiting.remove(self._answer)
+            self._gave_way = True
         self._answer = None
 
     def _unplayed(self) -> float:

@@ -119,6 +119,8 @@ class Response:
     requested: bool = False
     """Somebody asked for it and is told at once that it begins; the answer to a turn begins with
     the turn's transcript, and may be dropped before in silence."""
+    overdue: bool = False
+    """The answer to the turn before gave way to this one's turn: it may owe that an answer."""
     started: bool = False
     closed: bool = False
     generation: Generation | None = None
