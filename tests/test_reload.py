@@ -38,6 +38,9 @@ class Versioned(Echo):
     def preload(self):
         {preload}
 
+    def load(self, device):
+        {load}
+
     async def serve(self, websocket):
         await websocket.send(VERSION)
         async for message in websocket:
@@ -189,8 +192,13 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{root}")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
 
-    def write(version: str, preload: str = "pass", paths: tuple[str, ...] = ("/echo",)) -> str:
-        text = APP.format(version=version, preload=preload, paths=paths)
+    def write(
+        version: str,
+        preload: str = "pass",
+        load: str = "pass",
+        paths: tuple[str, ...] = ("/echo",),
+    ) -> str:
+        text = APP.format(version=version, preload=preload, load=load, paths=paths)
         (tmp_path / "versioned.py").write_text(text)
         return "versioned:create"
 
@@ -215,6 +223,25 @@ def test_new_code_serves_new_callers_and_old_code_its_own(
         assert zygote(server) != parent
         assert not os.path.exists(f"/proc/{parent}")  # noqa: PTH110
     server.until_idle(1)
+
+
+def test_code_whose_workers_fail_leaves_old_ones_and_can_be_mended(
+    start_pool: Start, app: Callable[..., str]
+) -> None:
+    server = start_pool(workers=2, app=app("one"))
+    error = "from voicepool.errors import EngineUnavailable as E; raise E('no model')"
+    app("two", load=error)
+    server.reload()
+    server.until_status(lambda s: s["pool"]["halted"], "given the new code up")
+    assert server.status()["pool"]["last_error"] == "no model"
+    with server.call() as caller:
+        assert caller.recv(timeout=DEADLINE) == "one"
+    app("three")
+    server.reload()
+    server.until_status(lambda s: not s["pool"]["halted"], "tried again")
+    until_rolled(server)
+    with server.call() as caller:
+        assert caller.recv(timeout=DEADLINE) == "three"
 
 
 # --- under load ------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from voicepool.config import Settings
-from voicepool.errors import ConfigError
+from voicepool.errors import ConfigError, EngineUnavailable
 from voicepool.forker import Forker
 from voicepool.handles import WorkerHandle
 from voicepool.logs import ROOT
@@ -92,7 +92,7 @@ class Reloader:
         try:
             change = await self._plan()
             await self._carry_out(change)
-        except ConfigError as error:
+        except (ConfigError, EngineUnavailable) as error:
             self.error = str(error).replace("\n", "; ")
         except OSError as error:
             self.error = f"no zygote can be started: {error.strerror}"
@@ -116,6 +116,7 @@ class Reloader:
         pages = Pages(change.settings.static)
         forker, trial = await self._bring_up(change.settings)
         old = self._supervisor.renew(change.settings, pages, forker, trial.paths, trial.private)
+        self.forkers.discard(forker)
         logging.getLogger(ROOT).setLevel(change.settings.log_level.upper())
         self.count += 1
         for name in change.fixed:
