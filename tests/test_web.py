@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -124,8 +125,10 @@ def test_a_spoken_turn_from_the_microphone_to_the_loudspeaker(
     caller = visit(server, RATE_OF_DEVICE % rate)
     caller.page.get_by_role("button", name="Start talking").click()
     assert "hello there computer" in caller.reads("you", "hello there computer")
-    line = caller.reads("voice")
-    assert "after " in line
+    latency = re.search(r"after (\d+\.\d+) s", caller.reads("voice", "after "))
+    assert latency is not None
+    # No turn ends before there was a silence of this length.
+    assert float(latency[1]) >= 0.3
     ended = caller.until("() => seen.played.find(({ what }) => what === 'ended')")
     assert caller.see("seen.rate") == rate
     # Every sample that came was put out, and counted.
@@ -178,6 +181,17 @@ def test_who_speaks_over_the_reply_silences_it(server: PoolServer, visit: Visit)
     caller.activity("speaking")
     after = caller.see("seen.played.slice(seen.played.findIndex(({what}) => what === 'cleared'))")
     assert heard["id"] not in [told.get("item") for told in after]
+
+
+def test_who_pauses_in_mid_sentence_is_waited_for(server: PoolServer, visit: Visit) -> None:
+    caller = visit(server, MICROPHONE)
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.state("talking")
+    caller.speak("tell me a very", "long story")
+    caller.activity("speaking")
+    caller.reads("you", STORY)
+    assert len(caller.received("response.created")) == 1
+    assert len(caller.received("input_audio_buffer.speech_stopped")) == 1
 
 
 def test_by_keyboard_alone(server: PoolServer, visit: Visit) -> None:

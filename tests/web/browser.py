@@ -56,9 +56,10 @@ def chromium() -> str:
     return found
 
 
-def spoken(text: str, *, before: float = 0.2, after: float = 0.8) -> Samples:
-    """`text`, with seconds of silence around it, at INPUT_RATE."""
-    return np.concatenate([silence(before), say(text), silence(after)])
+def spoken(*phrases: str, before: float = 0.2, between: float = 0.9, after: float = 0.8) -> Samples:
+    """The phrases, with seconds of silence around and between them, at INPUT_RATE."""
+    parts = [piece for phrase in phrases for piece in (silence(between), say(phrase))][1:]
+    return np.concatenate([silence(before), *parts, silence(after)])
 
 
 def wav(sound: Samples) -> bytes:
@@ -179,9 +180,9 @@ class Caller:
         self.page.get_by_label("This server asks for an API key").fill(key)
         self.page.get_by_role("button", name="Use key").click()
 
-    def speak(self, text: str) -> None:
-        """Into the microphone; returns when it has begun."""
-        self.page.evaluate("text => speak(text)", base64.b64encode(wav(spoken(text))).decode())
+    def speak(self, *phrases: str) -> None:
+        """Into the microphone, with pauses between the phrases; returns when it has begun."""
+        self.page.evaluate("text => speak(text)", base64.b64encode(wav(spoken(*phrases))).decode())
 
     def until(self, expression: str, argument: Any = None) -> Any:
         """Wait until this JavaScript is true; its value."""

@@ -8,7 +8,8 @@
  *   talking   ended
  */
 
-import { decode } from "./pcm.js";
+import { Loudness } from "./loudness.js";
+import { RATE, decode } from "./pcm.js";
 import { Refused, Session } from "./session.js";
 
 /** Seconds between two looks whether a line is free. */
@@ -53,10 +54,9 @@ export class Call extends EventTarget {
   #cut = new Set();
   /** Replies whose sound has not been played to its end. */
   #sounding = new Set();
-  /** The audio context's time of the first sample sent, and when the caller last stopped speaking. */
-  #began = NaN;
+  #loudness = new Loudness();
+  /** When the turn that is not answered yet ended, by the audio context's clock. */
   #spokeUntil = NaN;
-  #silence = 0;
 
   /**
    * @param {import("./pool.js").Pool} pool
@@ -154,7 +154,7 @@ export class Call extends EventTarget {
     session.addEventListener("event", ({ detail }) => this.#onEvent(detail));
     session.addEventListener("closed", ({ detail }) => this.#end(detail));
     this.#sound.addEventListener("captured", ({ detail }) => {
-      if (Number.isNaN(this.#began)) this.#began = detail.time;
+      this.#loudness.hear(detail.level, detail.time + detail.pcm.length / RATE);
       session.append(detail.pcm);
     });
     this.#sound.addEventListener("audible", ({ detail }) => this.#onAudible(detail));
@@ -172,17 +172,14 @@ export class Call extends EventTarget {
 
   /** @type {Record<string, (event: any) => void>} */
   #handlers = {
-    "session.updated": ({ session }) => {
-      this.#silence = (session.audio.input.turn_detection?.silence_duration_ms ?? 0) / 1000;
-      this.#sound.start();
-    },
+    "session.updated": () => this.#sound.start(),
     "input_audio_buffer.speech_started": () => {
       this.#silenceReply();
       this.#act("hearing");
     },
-    "input_audio_buffer.speech_stopped": ({ audio_end_ms }) => {
-      // The server counts the samples that it got; the silence that ended the turn is among them.
-      this.#spokeUntil = this.#began + audio_end_ms / 1000 - this.#silence;
+    "input_audio_buffer.speech_stopped": () => {
+      // The event's own time has the silence in it that ended the turn, which is not always as long.
+      this.#spokeUntil = this.#loudness.until;
       this.#act("thinking");
     },
     "conversation.item.input_audio_transcription.completed": ({ transcript }) => {

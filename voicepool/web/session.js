@@ -71,7 +71,12 @@ export class Session extends EventTarget {
           input: {
             // "low" brings the words while they are spoken. Any model name will do.
             transcription: { model: "any", delay: "low" },
-            turn_detection: { type: "server_vad", create_response: true, interrupt_response: true },
+            // Whole sentences are answered sooner, and who thinks in mid-sentence is waited for.
+            turn_detection: {
+              type: "semantic_vad",
+              create_response: true,
+              interrupt_response: true,
+            },
           },
         },
       },
