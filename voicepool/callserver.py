@@ -6,12 +6,15 @@ Rehearsals and the one call take the same way through it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 from websockets.typing import Subprotocol
 
 from voicepool.app import Negotiating
@@ -23,6 +26,8 @@ REHEARSALS = 3
 LINGER_SECONDS = 2.0
 """How long a caller may take to finish the closing handshake and close TCP."""
 HANDSHAKE_SECONDS = 10.0
+PING_SECONDS = 20.0
+"""Between pings; a caller from whom nothing has come by the next one is gone."""
 MAX_QUEUED_MESSAGES = 4
 """Messages read ahead of the app; times the largest message, what a hostile caller can occupy."""
 MAX_MESSAGE_SIZE = 1 << 20
@@ -69,6 +74,7 @@ class Connection(ServerConnection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lost = asyncio.Event()
+        self._received = 0
         self._lingers = False
         self._hangups = HangupWatch(lambda _: self._linger())
 
@@ -77,9 +83,26 @@ class Connection(ServerConnection):
         self._hangups.watch(transport.get_extra_info("socket").fileno())
 
     def data_received(self, data: bytes) -> None:
+        self._received += len(data)
         super().data_received(data)
         if self.protocol.close_expected():
             self._linger()
+
+    async def keep_alive(self) -> None:
+        """Ping for ever; closes the connection of a caller who is gone.
+
+        Not left to websockets, which asks for the pong: it lies unread behind what the app is slow
+        to take, and a caller who sends an hour of sound at once would be cut off for it.
+        """
+        with contextlib.suppress(ConnectionClosed):
+            await asyncio.sleep(PING_SECONDS)
+            while True:
+                await self.ping()
+                # Reading stops only after something has come: it cannot have stopped meanwhile.
+                reading, received = self.transport.is_reading(), self._received
+                await asyncio.sleep(PING_SECONDS)
+                if reading and self._received == received:
+                    await self.close(CloseCode.INTERNAL_ERROR, "no answer to a ping")
 
     def _linger(self) -> None:
         if not self._lingers:
@@ -96,7 +119,7 @@ async def start_server(
     handler: Callable[[ServerConnection], Awaitable[None]],
     inbox: Inbox,
     app: object = None,
-    create_connection: Callable[..., ServerConnection] = Connection,
+    create_connection: Callable[..., Connection] = Connection,
 ) -> Server:
     """The one way in which a worker's WebSocket server is made, rehearsal and call alike."""
     known: Sequence[str] = ()
@@ -108,8 +131,15 @@ async def start_server(
         # A client that offers none of ours is served without: websockets would turn it away.
         return next((Subprotocol(name) for name in known if name in offered), None)
 
+    async def handle(websocket: ServerConnection) -> None:
+        keeping_alive = asyncio.create_task(cast(Connection, websocket).keep_alive())
+        try:
+            await handler(websocket)
+        finally:
+            keeping_alive.cancel()
+
     return await serve(
-        handler,
+        handle,
         sock=inbox,
         # Typed as a class there; any callable that makes a connection serves.
         create_connection=cast(type[ServerConnection], create_connection),
@@ -119,6 +149,7 @@ async def start_server(
         max_queue=MAX_QUEUED_MESSAGES,
         open_timeout=HANDSHAKE_SECONDS,
         close_timeout=LINGER_SECONDS,
+        ping_interval=None,
         logger=_silent,
     )
 
