@@ -13,33 +13,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from voicepool import asking
 from voicepool.clips import Clips
-from voicepool.engines.base import (
-    INPUT_RATE,
-    ChatDelta,
-    ChatRequest,
-    Engines,
-    Message,
-    Samples,
-)
+from voicepool.engines.base import ChatDelta, ChatRequest, Engines, Message, Samples
 from voicepool.events import (
     CancelReason,
     FinalTranscript,
     Forgotten,
     IdleTimeout,
-    PartialTranscript,
     PipelineEvent,
     PipelineSettings,
     ResponseRequest,
     Said,
     SpeechStarted,
     SpeechStopped,
-    TranscriptFailed,
     TurnCommitted,
 )
 from voicepool.generation import Generation, Voice
@@ -51,8 +42,9 @@ from voicepool.playback import Loudspeaker
 from voicepool.replies import Replies
 from voicepool.response import Channel, Response, Stopwatch, new_id
 from voicepool.speculation import Speculator
-from voicepool.stages import EngineThread, Span, Speaker, StageFailed, Utterance
+from voicepool.stages import EngineThread, Speaker, Utterance
 from voicepool.tasks import TaskSet
+from voicepool.transcribing import Transcriber, Turn
 from voicepool.turns import milliseconds_of
 
 
@@ -66,20 +58,6 @@ class Limits:
     """The language model's next token."""
     close: float = 2.0
     """The end of everything when the pipeline is closed."""
-
-
-@dataclass(slots=True)
-class _Turn:
-    """A turn of the caller that is over."""
-
-    entry: Entry
-    confirmed: float
-    """When it was (monotonic clock)."""
-    transcribing: asyncio.Task[str] = field(init=False)
-    stt: Span | None = None
-    transcribed: float | None = None
-    unsaid: bool = False
-    """There were no words in it."""
 
 
 class SpeechPipelineManager:
@@ -115,20 +93,24 @@ class SpeechPipelineManager:
         self._stt = EngineThread("stt", self._limits.job)
         self._tts = EngineThread("tts", self._limits.job)
         self._speaker = Speaker(self._tts, engines.tts)
+        self._transcriber = Transcriber(
+            self._stt,
+            engines.stt,
+            settings=lambda: self._settings,
+            history=self.history,
+            outbox=self._outbox,
+            tasks=self._tasks,
+        )
         self._listener = Listener(
-            engines.vad, self._settings.turns, self._open_utterance, handler=self
+            engines.vad, self._settings.turns, self._transcriber.utterance, handler=self
         )
         self._replies = Replies(self._tasks, self._reply_begun, self._reply_ended)
         self.requests_queue = self._replies.waiting
         """Responses that wait for the running one to end; bounded."""
         self._clips = Clips(
-            self._tasks,
-            self.history,
-            self._tell_transcript,
-            lambda: self._open_utterance(on_partial=False),
+            self._tasks, self.history, self._transcriber.tell, self._transcriber.clip
         )
         self._input = asyncio.Lock()
-        self._last_turn: _Turn | None = None
         self._speculator = Speculator(self._generate)
         self._pause = Pause(self._tasks, self._listener.understand)
         self._closed = False
@@ -211,7 +193,7 @@ class SpeechPipelineManager:
             self._speculator.discard()
             self._replies.forget()
             self.history.clear()
-            self._last_turn = None
+            self._transcriber.forget()
             self._outbox.put(Forgotten())
 
     # -- sound that is sent as a message
@@ -325,56 +307,16 @@ class SpeechPipelineManager:
         self._outbox.put(IdleTimeout(item_id, milliseconds_of(start), milliseconds_of(end)))
         previous = self.history.append(Entry(item_id, Message("user", "")))
         self._outbox.put(TurnCommitted(item_id, previous))
-        self._tell_transcript(FinalTranscript(item_id, "", 0.0))
+        self._transcriber.tell(FinalTranscript(item_id, "", 0.0))
         if self._settings.turns is not None and self._settings.turns.create_response:
             self._replies.answer(self._requested(ResponseRequest()))
-
-    # -- turns
-
-    def _open_utterance(self, *, on_partial: bool = True) -> Utterance:
-        return Utterance(
-            new_id("item"),
-            self._stt,
-            self._engines.stt,
-            language=self._settings.language,
-            prompt=self._settings.prompt,
-            tasks=self._tasks,
-            on_partial=self._tell_partial if on_partial else _ignore,
-        )
-
-    def _tell_partial(self, item_id: str, text: str) -> None:
-        self._tell_transcript(PartialTranscript(item_id, text))
-
-    def _tell_transcript(self, event: PipelineEvent) -> None:
-        if self._settings.transcribe:
-            self._outbox.put(event)
 
     def _tell_stopped(self, utterance: Utterance, end: int) -> None:
         self._outbox.put(SpeechStopped(utterance.item_id, milliseconds_of(end)))
 
-    def _commit(self, utterance: Utterance) -> _Turn:
+    def _commit(self, utterance: Utterance) -> Turn:
         self._pause.end()
-        entry = Entry(utterance.item_id, Message("user", ""), pending=True)
-        previous = self.history.append(entry)
-        self._outbox.put(TurnCommitted(entry.item_id, previous))
-        turn = _Turn(entry, time.monotonic())
-        turn.transcribing = self._tasks.spawn(self._transcribe(turn, utterance))
-        self._last_turn = turn
-        return turn
-
-    async def _transcribe(self, turn: _Turn, utterance: Utterance) -> str:
-        item_id = utterance.item_id
-        try:
-            done = await utterance.finish()
-        except StageFailed as error:
-            self._tell_transcript(TranscriptFailed(item_id, str(error)))
-            raise
-        turn.stt, turn.transcribed = done.span, time.monotonic()
-        text, turn.unsaid = done.value.text.strip(), done.value.unsaid
-        if not turn.unsaid:  # else it stays pending: the model is told nothing of it
-            self.history.settle(turn.entry, Message("user", text))
-        self._tell_transcript(FinalTranscript(item_id, text, utterance.samples / INPUT_RATE))
-        return text
+        return self._transcriber.commit(utterance)
 
     # -- making replies
 
@@ -382,11 +324,11 @@ class SpeechPipelineManager:
         said = [*self.history.messages(), Message("user", text)]
         return asking.asked(self._settings, ResponseRequest(), said)
 
-    def _answer(self, turn: _Turn) -> None:
+    def _answer(self, turn: Turn) -> None:
         settings = self._settings
 
         async def prepare(response: Response) -> Generation | None:
-            await self._transcribed(response, turn)
+            await self._transcriber.transcribed(turn, response.stopwatch)
             if turn.unsaid and not (response.overdue and self.history.awaits_answer):
                 return None
             await self._clips.settled()
@@ -417,7 +359,7 @@ class SpeechPipelineManager:
         """Wait for the words that the request is about."""
         given = request.messages
         if given is None or any(isinstance(message, Said) for message in given):
-            await self._last_transcribed(response)
+            await self._transcriber.last_transcribed(response.stopwatch)
             await self._clips.settled()
 
     async def _messages(self, given: Message | Said | asyncio.Task[str]) -> list[Message]:
@@ -429,19 +371,6 @@ class SpeechPipelineManager:
             case _:
                 # Shielded: a response that is cancelled leaves the clip's words to others.
                 return [Message("user", await asyncio.shield(given))]
-
-    async def _last_transcribed(self, response: Response) -> None:
-        turn = self._last_turn
-        if turn is None:
-            return
-        # A turn that could not be transcribed matters no more once something came after it.
-        if not turn.transcribing.done() or self.history.last_id == turn.entry.item_id:
-            await self._transcribed(response, turn)
-
-    async def _transcribed(self, response: Response, turn: _Turn) -> None:
-        # Shielded: a response that is cancelled must not take the turn's transcript with it.
-        await asyncio.shield(turn.transcribing)
-        response.stopwatch.stt, response.stopwatch.transcript = turn.stt, turn.transcribed
 
     def _generate(self, request: ChatRequest, voice: Voice | None) -> Generation:
         return Generation(
@@ -476,7 +405,3 @@ class SpeechPipelineManager:
         self._speculator.discard()  # where the response ended before it took it
         if not self._listener.in_turn:
             self._listener.expect_speech(unplayed)
-
-
-def _ignore(item_id: str, text: str) -> None:
-    """Nobody wants the partial transcripts of a clip."""
