@@ -55,6 +55,12 @@ def test_null_clears(wire: Wire) -> None:
     assert (cleared["instructions"], cleared["tools"], cleared["tracing"]) == ("", [], None)
 
 
+def test_a_model_of_null_is_the_first_one_again(wire: Wire) -> None:
+    first = wire.sent[0]["session"]["model"]
+    assert updated(wire, model="other")["model"] == "other"
+    assert updated(wire, model=None)["model"] == first
+
+
 def test_turn_detection_is_replaced_and_filled_with_defaults(wire: Wire) -> None:
     updated(wire, audio={"input": {"turn_detection": {"type": "server_vad", "threshold": 0.9}}})
     assert settings(wire).turns == TurnSettings(threshold=0.9)

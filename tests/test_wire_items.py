@@ -87,6 +87,13 @@ def test_a_transcript_of_the_client_stands_for_its_audio() -> None:
     assert written.item["content"] == [{"type": "input_audio", "transcript": "hello"}]
 
 
+def test_sound_beside_a_text_is_none_of_its_business() -> None:
+    written = items.read_item(
+        ItemParam(role="user", content=[Part("input_text", "x", "AA==")]), ids
+    )
+    assert (written.message, written.audio) == (Message("user", "x"), "")
+
+
 @pytest.mark.parametrize(
     "param",
     [

@@ -69,8 +69,8 @@ class SessionConfig:
                 fields[name] = _CLEARED[name] if value is None else value
         if given.type is not msgspec.UNSET:
             fields["type"] = given.type
-        if given.model:
-            fields["model"] = given.model
+        if given.model is not msgspec.UNSET:
+            fields["model"] = given.model or self.defaults.model
         if given.output_modalities is not msgspec.UNSET:
             fields["output_modalities"] = modalities(given.output_modalities)
         heard = (given.audio and given.audio.input) or patch.AudioInput()

@@ -206,7 +206,11 @@ def _read_message(param: ItemParam, item_id: str, _: object) -> Written:
     if param.content is None:
         raise missing("item.content")
     content = [_read_part(part, role, f"item.content[{i}]") for i, part in enumerate(param.content)]
-    sounds = [part.audio for part in param.content if part.audio and not part.transcript]
+    sounds = [
+        part.audio
+        for part in param.content
+        if part.type in _SOUNDS and part.audio and not part.transcript
+    ]
     if len(sounds) > 1 or (sounds and len(param.content) > 1):
         raise invalid_value(
             "An item with audio to transcribe has one content part.", "item.content"
@@ -216,6 +220,9 @@ def _read_message(param: ItemParam, item_id: str, _: object) -> Written:
     text = "\n".join(map(_words, param.content))
     item = _message(item_id, role, _with_few_images(content), _status(param))
     return Written(item, Message(role, text), sounds[0] if sounds else "")
+
+
+_SOUNDS = ("input_audio", "output_audio", "audio")
 
 
 def _read_part(part: Part, role: Role, where: str) -> dict[str, Any]:
