@@ -293,6 +293,20 @@ def test_the_type_may_change_until_the_conversation_begins(wire: Wire) -> None:
     assert updated(wire, type="realtime")["type"] == "realtime"
 
 
+def test_the_type_stays_settled_once_nothing_is_left_of_the_conversation(wire: Wire) -> None:
+    item = {"type": "message", "role": "user", "content": []}
+    wire.say("conversation.item.create", item={**item, "id": "item_1"})
+    wire.say("conversation.item.delete", item_id="item_1")
+    (error,) = wire.say("session.update", session={"type": "transcription"})
+    assert error["error"]["param"] == "session.type"
+
+
+def test_the_type_is_settled_by_a_response_that_is_yet_to_begin(wire: Wire) -> None:
+    wire.say("response.create", response={"conversation": "none"})
+    (error,) = wire.say("session.update", session={"type": "transcription"})
+    assert error["error"]["param"] == "session.type"
+
+
 # --- what a client secret holds --------------------------------------------------------------
 
 

@@ -52,6 +52,8 @@ class RealtimeProtocol:
         self._replies = Replies(self._conversation)
         self._requests = RequestReader(self._conversation, new_id)
         self._is_beta = False
+        self._begun = False
+        """Whether there has ever been more than a session."""
         self._greeting: list[Action] = []
         if session:
             self._adopt(b'{"type":"session.update","session":%b}' % session)
@@ -119,14 +121,10 @@ class RealtimeProtocol:
                 if not self._config.answers:
                     raise errors.no_responses()
                 param = event.response or client.ResponseParam()
+                self._begun = True
                 return [self._requests.read(param, self._config.input_format, event_id)]
             case client.ResponseCancel():
                 return [actions.Cancel(event.response_id, event_id)]
-
-    @property
-    def _begun(self) -> bool:
-        """Whether there is more than a session."""
-        return bool(self._conversation or self._transcripts or self._replies)
 
     def _update(self, event: client.SessionUpdate) -> list[Action]:
         merged = self._config.merge(event.session)
@@ -178,6 +176,7 @@ class RealtimeProtocol:
 
     def inserted(self, action: actions.InsertItem) -> list[Action]:
         """The item has its place; what its sound says comes as a FinalTranscript."""
+        self._begun = True
         if action.clip is not None:
             self._transcripts.item_added(action.item_id)
         previous = self._conversation.add(action.item, action.message, action.after)
@@ -209,6 +208,7 @@ class RealtimeProtocol:
 
     def emit(self, event: events.PipelineEvent) -> list[Action]:
         """Take one event of the pipeline."""
+        self._begun = True
         match event:
             case events.SpeechStarted():
                 self._transcripts.expect(event.item_id)

@@ -30,9 +30,6 @@ class Replies:
     def get(self, response_id: str) -> Response | None:
         return self._open.get(response_id)
 
-    def __len__(self) -> int:
-        return len(self._open)
-
     def begin(self, response: Response) -> list[Event]:
         if response.id in self._open:
             return []
