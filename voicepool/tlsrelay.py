@@ -33,7 +33,7 @@ from voicepool.listener import Acceptor, Address
 from voicepool.logs import FloodGuard
 from voicepool.request import MAX_HEAD
 from voicepool.tlsfiles import Certificate
-from voicepool.tlspump import Pump, Tls
+from voicepool.tlspump import CHUNK, Pump, Tls
 
 log = logging.getLogger("voicepool.tlsrelay")
 
@@ -80,6 +80,8 @@ class Arrival:
             self.head = self.tls.pending()
         else:
             self.head += self.tls.receive()
+            if not self.tls.flush():
+                raise ConnectionResetError  # it asks much of TLS itself, and takes no answer
         if self.tls.ended and not self.head:
             raise ConnectionResetError
         return self.tls.ended or len(self.head) >= MAX_HEAD or has_end(self.head)
@@ -171,6 +173,9 @@ class Relay:
             self._give_up(self._arrivals.oldest, OVERLOADED)
         # What goes out second must not wait until the first has been acknowledged.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Or whoever sends sees nothing go out for as long as a third of the kernel's buffer, which
+        # grows to megabytes, takes a slow client: longer than farewells wait.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, CHUNK)
         arrival = Arrival(sock, address)
         self._arrivals.add(arrival)
         self._await_more(arrival)
