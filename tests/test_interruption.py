@@ -18,7 +18,7 @@ from tests.instruments import (
     silence,
     speech,
 )
-from voicepool.engines.base import Finished, Message, TextDelta
+from voicepool.engines.base import Finished, Message, TextDelta, ToolCall, ToolCallDelta
 from voicepool.events import (
     FinalTranscript,
     Interrupted,
@@ -33,10 +33,13 @@ from voicepool.events import (
     ResponseText,
     SpeechStarted,
     SpeechStopped,
+    ToolCallArguments,
+    ToolCallStarted,
+    TurnCommitted,
     TurnSettings,
 )
 from voicepool.generation import MOST_PARTS
-from voicepool.outbox import MOST_DELTAS
+from voicepool.outbox import MOST_DELTAS, MOST_EVENTS
 
 TURN = (silence(500), speech(600), silence(800))
 LONG = "One two three. Four five six. Seven eight nine."
@@ -162,6 +165,20 @@ async def test_back_pressure_reaches_the_synthesiser() -> None:
         call.pipeline.cancel()
 
 
+async def test_a_model_that_writes_arguments_without_end_waits_for_the_reader() -> None:
+    chosen = engines(lambda _: [ToolCallDelta("call", "f", "x")] * 20_000)
+    async with Call(chosen) as call:
+        call.reading.clear()
+        call.pipeline.respond(ResponseRequest())
+        await until(lambda: len(call.pipeline._outbox) >= MOST_EVENTS)
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        assert len(call.pipeline._outbox) == MOST_EVENTS
+        call.reading.set()
+        await call.next(ResponseDone)
+        assert len(call.all(ToolCallArguments)) == 20_000
+
+
 async def test_a_response_that_has_not_begun_gives_way_in_silence() -> None:
     stt = ScriptedRecognizer(["first", "second"])
     chosen = engines(stt=stt)
@@ -208,6 +225,27 @@ async def test_a_reply_that_may_not_be_interrupted_goes_on_and_the_next_one_wait
     said = [message.content for message in chosen.llm.requests[1].messages]
     assert said == ["first", "One two. Three.", "second", "third"]
     assert len(chosen.llm.requests) == 2
+
+
+async def test_a_reply_that_begins_late_comes_before_what_was_said_meanwhile() -> None:
+    go = asyncio.Event()
+    stt = ScriptedRecognizer(["first", "second"])
+    chosen = engines(lambda _: [go, TextDelta("One."), ToolCall("call", "f", "{}")], stt=stt)
+    turns = TurnSettings(interrupt_response=False)
+    async with Call(chosen, PipelineSettings(turns=turns), speculate=False) as call:
+        for _ in range(2):
+            await call.hear(*TURN)
+            await call.next(FinalTranscript)
+        go.set()
+        for _ in range(2):
+            await call.next(ResponseDone)
+        first, second = (event.item_id for event in call.all(TurnCommitted))
+        message = call.all(MessageStarted)[0]
+        tool = call.all(ToolCallStarted)[0]
+        assert (message.previous_id, tool.previous_id) == (first, message.item_id)
+        assert call.pipeline.history.ids[:4] == [first, message.item_id, tool.item_id, second]
+    assert isinstance(chosen.llm, ScriptedModel)
+    assert chosen.llm.requests[1].messages[-1] == Message("user", "second")
 
 
 # -- what is not speech

@@ -48,7 +48,7 @@ class History:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, item_id: str) -> bool:
+    def __contains__(self, item_id: str | None) -> bool:
         return any(entry.item_id == item_id for entry in self._entries)
 
     @property

@@ -332,7 +332,7 @@ class SpeechPipelineManager:
             if turn.unsaid and not (response.overdue and self.history.awaits_answer):
                 return None
             await self._clips.settled()
-            asked = asking.asked(settings, response.request, self.history.messages())
+            asked = asking.asked(settings, response.request, self._said(response))
             ready = self._speculator.take(asked)
             response.stopwatch.speculated = ready is not None
             return ready or self._generate(*asked)
@@ -344,7 +344,7 @@ class SpeechPipelineManager:
 
         async def prepare(response: Response) -> Generation:
             await self._understood(response, request)
-            said = self.history.messages()
+            said = self._said(response)
             if request.messages is not None:
                 said = [
                     message for given in request.messages for message in await self._messages(given)
@@ -354,6 +354,11 @@ class SpeechPipelineManager:
         response = self._response(request, time.monotonic(), prepare)
         response.requested = True
         return response
+
+    def _said(self, response: Response) -> list[Message]:
+        """The conversation that the response answers."""
+        response.after = self.history.last_id
+        return self.history.messages()
 
     async def _understood(self, response: Response, request: ResponseRequest) -> None:
         """Wait for the words that the request is about."""

@@ -123,6 +123,9 @@ class Response:
     """The answer to the turn before gave way to this one's turn: it may owe that an answer."""
     started: bool = False
     closed: bool = False
+    after: str | None = None
+    """What it says comes after this entry of the history, the last that the model was told of; None
+    or an entry that is gone: last."""
     generation: Generation | None = None
     task: asyncio.Task[None] | None = None
     _messages: list[_Message] = field(default_factory=list)
@@ -213,8 +216,10 @@ class Response:
                 self._end_message(complete=complete)
             case ToolCallDelta():
                 self._call_delta(part)
+                await self.channel.outbox.ready()  # a model may write arguments without end
             case ToolCall():
                 self._call_done(part)
+                await self.channel.outbox.ready()
             case Finished(reason):
                 self._usage = part
                 if reason == "length":
@@ -244,7 +249,7 @@ class Response:
         entry, previous = None, None
         if remember:
             entry = Entry(item_id, Message("assistant", ""), playback if self.spoken else None)
-            previous = self.channel.history.append(entry)
+            previous = self._enter(entry)
         message = _Message(item_id, self._next_output(), playback, entry)
         self._messages.append(message)
         self.channel.outbox.put(
@@ -270,7 +275,7 @@ class Response:
         entry, previous = None, None
         if self.request.remember:
             entry = Entry(item_id, Message("assistant", ""), pending=True)
-            previous = self.channel.history.append(entry)
+            previous = self._enter(entry)
         open_call = _Call(item_id, self._next_output(), ToolCall(call_id, name, ""), entry)
         self._calls[call_id] = open_call
         self.channel.outbox.put(
@@ -309,6 +314,14 @@ class Response:
                 call.arguments,
             )
         )
+
+    def _enter(self, entry: Entry) -> str | None:
+        """Give an output its place in the history; the id before it. The caller may have said more
+        meanwhile, but no model answers what comes before its own last word."""
+        history = self.channel.history
+        previous = history.insert(entry, self.after if self.after in history else None)
+        self.after = entry.item_id
+        return previous
 
     def _next_output(self) -> int:
         self._outputs += 1
