@@ -10,7 +10,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -462,6 +462,20 @@ async def test_a_broken_model_fails_its_response_only() -> None:
         await client.send("response.create")
         done = await client.until("response.done")
         assert done["response"]["status"] == "completed"
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+async def test_a_reply_keeps_its_last_sound_however_it_ends(
+    reason: Literal["stop", "length"],
+) -> None:
+    def reply(request: ChatRequest) -> list[Cue]:
+        return [TextDelta("One two."), Finished(reason)]
+
+    async with calling(engines(reply), **MANUAL) as (client, _):
+        await client.create_text("Count.")
+        await client.send("response.create")
+        await client.until("response.done")
+        assert len(client.sound()) == 2 * RATE // 5, "a tenth of a second for each word"
 
 
 async def test_a_response_can_be_cancelled_while_it_is_made() -> None:

@@ -154,9 +154,9 @@ class Session:
                     voice = Resampler(rate, self._codec.output_rate(event.response_id))
                     self._voices[item_id] = voice
                 yield _sound(event.response_id, item_id, voice, voice.push(event.samples))
-            case events.MessageDone(item_id=item_id, complete=complete):
+            case events.MessageDone(item_id=item_id):
                 spoken = self._voices.pop(item_id, None)
-                if spoken is not None and complete:
+                if spoken is not None:
                     yield _sound(event.response_id, item_id, spoken, spoken.flush())
                 yield event
             case _:
