@@ -257,7 +257,7 @@ def start(args: argparse.Namespace) -> ExitCode:
     from voicepool.startup import Announcer, cannot_start
     from voicepool.supervisor import supervise
 
-    faulthandler.enable()  # a watchdog's SIGABRT shows where the event loop hangs
+    faulthandler.enable(2)  # a watchdog's SIGABRT shows where the event loop hangs
     inherited = systemd.take(os.environ)
     settings, choice = _settled(args)
     style = logs.style(settings.log_format)
