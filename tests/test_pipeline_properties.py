@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.calls import PATIENCE, Call
 from tests.instruments import Cue, ScriptedRecognizer, engines, silence, speech
-from voicepool.engines.base import Finished, TextDelta, ToolCall
+from voicepool.engines.base import Finished, Message, TextDelta, ToolCall
 from voicepool.errors import EngineError, PipelineError
 from voicepool.events import (
     FinalTranscript,
@@ -27,6 +27,7 @@ from voicepool.events import (
     TurnSettings,
 )
 from voicepool.patience import EAGERNESS
+from voicepool.response import new_id
 
 REPLIES: Sequence[Callable[[], Sequence[Cue]]] = [
     lambda: [TextDelta("One two three. Four "), TextDelta("five."), Finished()],
@@ -58,6 +59,7 @@ step = st.one_of(
     st.tuples(st.just("wait"), st.integers(1, 30)),
     st.tuples(st.just("listen"), st.sampled_from([0.1, 5.0])),
     st.tuples(st.sampled_from(["commit", "clear", "cancel", "truncate", "delete"]), st.just(0)),
+    st.tuples(st.sampled_from(["forget", "insert"]), st.just(0)),
     st.tuples(st.just("read"), st.booleans()),
 )
 
@@ -90,6 +92,10 @@ async def take(call: Call, what: str, value: Any) -> None:
             pipeline.truncate(pipeline.history.ids[-1], 150)
         case "delete" if pipeline.history.ids:
             pipeline.delete(pipeline.history.ids[-1])
+        case "forget":
+            await pipeline.forget()
+        case "insert":
+            pipeline.insert(new_id("item"), Message("user", "typed"))
         case "read" if value:
             call.reading.set()
         case "read":
@@ -137,7 +143,7 @@ async def play(
     steps: Sequence[tuple[str, Any]], replies: Sequence[int], *, speculate: bool
 ) -> None:
     script = itertools.cycle(replies)
-    stt = ScriptedRecognizer(["one", EngineError("no"), "two", "three"])
+    stt = ScriptedRecognizer(["one", EngineError("no"), "", "two", "", "three"])
     chosen = engines(lambda _: REPLIES[next(script)](), stt=stt)
     async with Call(chosen, speculate=speculate) as call:
         for what, value in steps:
