@@ -269,8 +269,7 @@ class Farewells:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
             if file is not None:
-                with contextlib.suppress(OSError):  # it need not be TCP: a relay has a socket pair
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+                _limit_unsent(sock)
             self._read_request(visitor)
         except OSError:
             self._let_go(sock)
@@ -377,6 +376,14 @@ class Farewells:
                 break
             self._let_go(sock)
         self._schedule()
+
+
+def _limit_unsent(sock: socket.socket) -> None:
+    """So that what goes out is seen in pieces of UNSENT_BYTES. Raises OSError."""
+    if sock.family == socket.AF_UNIX:  # a relay's, which has such a limit towards its client
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES // 2)  # doubled there
+    else:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 def has_end(data: bytes) -> bool:
