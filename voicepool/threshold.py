@@ -40,7 +40,8 @@ class Threshold:
     def start(self) -> None:
         """The server begins. Raises OSError."""
         if not self._queue_stays:
-            self.open()
+            self._door.open()
+            self._opened = True
 
     def look(self, see: Callable[[], Progress]) -> None:
         """Open if the time has come."""
@@ -50,10 +51,15 @@ class Threshold:
                 self.open()
 
     def open(self) -> None:
-        """Let callers in, if nobody has yet. Raises OSError."""
-        if not self._opened and not self.left:
-            self._opened = True
+        """Let callers in, if that has not been done."""
+        if self._opened or self.left:
+            return
+        try:
             self._door.open()
+            self._opened = True
+        except OSError as error:
+            # Of processes or descriptors, for TLS. The next look is soon; callers can wait.
+            log.error("the door does not open", extra={"error": error.strerror})  # noqa: TRY400
 
     def leave(self, patience: float, then: Callable[[], None]) -> bool:
         """Leave the queue to the next server; False where there is none to leave, or no more.
