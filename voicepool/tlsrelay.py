@@ -176,9 +176,6 @@ class Relay:
         # Or whoever sends sees nothing go out for as long as a third of the kernel's buffer, which
         # grows to megabytes, takes a slow client: longer than farewells wait.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, CHUNK)
-        # Or whoever sends sees nothing go out for as long as a third of the kernel's buffer, which
-        # grows to megabytes, takes a slow client: longer than farewells wait.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, CHUNK)
         arrival = Arrival(sock, address)
         self._arrivals.add(arrival)
         self._await_more(arrival)
