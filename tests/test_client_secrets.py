@@ -225,6 +225,9 @@ def test_no_key(server: PoolServer) -> None:
 def test_other_methods(server: PoolServer) -> None:
     code, body = server.get(SECRETS, "GET", Authorization=f"Bearer {KEY}")
     assert (code, body["error"]["code"]) == (405, "method_not_allowed")
+    with server.socket() as client:
+        answer = exchange(client, HEAD.replace(b"POST", b"HEAD") + b"\r\n\r\n")
+    assert (answer.status, answer.body) == (405, b"")
 
 
 # --- bodies ----------------------------------------------------------------------------------

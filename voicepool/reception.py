@@ -202,7 +202,8 @@ class Reception:
 def _not_allowed(head: Head, allowed: str) -> bytes:
     only = allowed.replace(", ", " and ")
     message = f"{head.path} answers {only} only"
-    return refuse(405, message, "method_not_allowed", {"Allow": allowed})
+    is_head = head.method == "HEAD"
+    return refuse(405, message, "method_not_allowed", {"Allow": allowed}, head=is_head)
 
 
 def _preflight(head: Head) -> bytes:
