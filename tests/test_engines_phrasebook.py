@@ -153,7 +153,13 @@ async def test_without_the_tool_it_says_so(model: engine.PhrasebookModel) -> Non
     assert "no tool" in await reply(model, "what is the weather like in paris")
 
 
-@pytest.mark.parametrize("result", ["", "12", '["a", "b"]', "x" * 10_000, "{", '{"a": {"b": 1}}'])
+@pytest.mark.parametrize(
+    "result",
+    [
+        *("", "12", '["a", "b"]', "x" * 10_000, "{", '{"a": {"b": 1}}'),
+        *("[" * 100_000 + "]" * 100_000, "\ud800"),
+    ],
+)
 async def test_any_tool_result_is_spoken_at_bearable_length(
     model: engine.PhrasebookModel, result: str
 ) -> None:

@@ -192,6 +192,12 @@ def test_numbers_that_it_cannot_handle_are_not_taken_for_others(typed: str) -> N
     assert BOOK.match(typed) is None
 
 
+def test_text_that_is_much_too_long_is_not_looked_at() -> None:
+    assert BOOK.match("what is 2 plus 2" + " " * 900) is not None
+    assert BOOK.match("what is 2 plus 2" + " " * 1000) is None
+    assert BOOK.match("9" * 1_000_000) is None  # within the patience of any test
+
+
 @given(st.text())
 def test_any_text_can_be_looked_up(said: str) -> None:
     BOOK.match(said)

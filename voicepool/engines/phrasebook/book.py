@@ -39,6 +39,8 @@ BUILT_IN = "phrasebook.toml"
 
 MOST_TOKENS = 40
 """No phrase is longer; longer text is not even tried."""
+MOST_CHARACTERS = 1000
+"""Of a text that is cut into tokens: what is done to digits takes as long as their square."""
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)(\.value)?\}")
 _PHONES = re.compile(r"[A-Z]+( [A-Z]+)*")
@@ -92,7 +94,7 @@ class Phrasebook:
 
     def match(self, said: str) -> Match | None:
         """The entry whose pattern `said` is, completely; None where there is none."""
-        tokens = text.tokens(said)
+        tokens = text.tokens(said) if len(said) <= MOST_CHARACTERS else []
         if not 0 < len(tokens) <= MOST_TOKENS:
             return None
         for entry in self.entries:

@@ -147,12 +147,14 @@ def _call(tool: Tool, slots: Slots) -> ToolCall:
 
 
 def _speakable(result: str) -> str:
-    """A tool's result as a sentence: a JSON object as "name: value", at a bearable length."""
+    """A tool's result as a sentence: a JSON object as "name: value", at a bearable length. What
+    cannot be read so is spoken as it is."""
     try:
         value = msgspec.json.decode(result)
-    except msgspec.DecodeError:
-        value = result
-    if isinstance(value, dict):
-        value = ", ".join(f"{key}: {value}" for key, value in value.items())
-    spoken = " ".join(str(value).replace("_", " ").split()) or "nothing"
+        if isinstance(value, dict):
+            value = ", ".join(f"{key}: {value}" for key, value in value.items())
+        spoken = str(value)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        spoken = result
+    spoken = " ".join(spoken.replace("_", " ").split()) or "nothing"
     return spoken[:MOST_SPOKEN].rstrip(".") + "."
