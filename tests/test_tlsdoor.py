@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -78,3 +79,31 @@ async def test_who_is_half_in_is_awaited_also_after_a_relay_has_died(
     await shutting
     entrance.admitted.get_nowait().close()
     client.close()
+
+
+async def test_shortage_of_descriptors_costs_no_relay(
+    entrance: Entrance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    duplicate = os.dup
+
+    def duplicate_the_last(fd: int) -> int:
+        """As if another thread took the number that was free a moment ago."""
+        found = duplicate(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (found, limits[1]))
+        return found
+
+    await entrance.let_in()
+    pid = entrance.door.pid
+    client = await entrance.connect(b"GET / HTTP/1.1\r\n")
+    monkeypatch.setattr(os, "dup", duplicate_the_last)
+    try:
+        client.write(b"\r\n")
+        await client.wait_closed()
+    except ConnectionResetError:
+        pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        monkeypatch.undo()
+    await entrance.let_in()
+    assert entrance.door.pid == pid

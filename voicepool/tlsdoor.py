@@ -18,7 +18,7 @@ from voicepool.config import Settings
 from voicepool.errors import IpcError
 from voicepool.forker import child_environment
 from voicepool.helper import Helper
-from voicepool.ipc import Arrived
+from voicepool.ipc import Arrived, FdsLost
 from voicepool.listener import REARM_SECONDS, Admit
 
 log = logging.getLogger("voicepool.supervisor")
@@ -177,6 +177,11 @@ class TlsDoor:
             self._reading = False
             self._loop.remove_reader(self._running.helper.channel.fileno())
 
+    def _rest(self, shortage: str | None) -> None:
+        log.warning("out of file descriptors", extra={"error": shortage})
+        self._stop_reading()
+        self._loop.call_later(REARM_SECONDS, self.rearm)
+
     def _read(self) -> None:
         for _ in range(ARRIVALS_PER_WAKEUP):
             if not self._read_one():
@@ -191,13 +196,14 @@ class TlsDoor:
             # The kernel would drop what it has no number for, and the client with it.
             os.close(os.dup(channel.fileno()))
         except OSError as error:
-            log.warning("out of file descriptors", extra={"error": error.strerror})
-            self._stop_reading()
-            self._loop.call_later(REARM_SECONDS, self.rearm)
+            self._rest(error.strerror)
             return False
         try:
             received = channel.receive()
         except BlockingIOError:
+            return False
+        except FdsLost as error:
+            self._rest(str(error))  # a thread was quicker: this one client is lost, and no other
             return False
         except (OSError, IpcError) as error:
             log.warning("TLS relay broke off", extra={"error": str(error)})
