@@ -31,6 +31,12 @@ def test_arguments_are_sent_as_an_object(arguments: str) -> None:
     assert sent["tool_calls"] == [{"function": {"name": "f", "arguments": expected}}]
 
 
+def test_arguments_that_are_too_deep_are_none() -> None:
+    call = ToolCall("c", "f", '{"a": ' * 100_000)
+    (sent,) = wire.messages([Message("assistant", "Wait.", tool_calls=(call,))])
+    assert sent["tool_calls"][0]["function"]["arguments"] == {}
+
+
 def test_a_result_without_its_call_is_sent_without_a_name() -> None:
     (sent,) = wire.messages([Message("tool", "42", tool_call_id="gone")])
     assert sent == {"role": "tool", "content": "42", "tool_name": ""}

@@ -100,7 +100,8 @@ def test_every_call_is_answered_at_once_and_every_answer_was_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sent"), [('{"a": 1}', '{"a": 1}'), ("{", "{}"), ("1", "{}")]
+    ("arguments", "sent"),
+    [('{"a": 1}', '{"a": 1}'), ("{", "{}"), ("1", "{}"), ("[" * 100_000, "{}")],
 )
 def test_arguments_are_an_object(arguments: str, sent: str) -> None:
     call = Message("assistant", "", (ToolCall("1", "f", arguments),))

@@ -36,7 +36,7 @@ def messages(conversation: Sequence[Message]) -> list[dict[str, Any]]:
 def _call(call: ToolCall) -> dict[str, Any]:
     try:
         arguments = json.loads(call.arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         arguments = {}

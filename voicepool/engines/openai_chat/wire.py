@@ -55,7 +55,7 @@ def _arguments(call: ToolCall) -> str:
     """A JSON object in any case: chat templates read it, and fail at what the model garbled."""
     try:
         whole = isinstance(json.loads(call.arguments), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         whole = False
     return call.arguments if whole else "{}"
 
