@@ -144,6 +144,14 @@ def test_speech_ends_the_wait_for_speech_and_a_click_does_not() -> None:
     assert not any(isinstance(event, Idled) for event in spoken)
 
 
+def test_sound_that_nobody_judged_is_no_idle_time() -> None:
+    detector = TurnDetector(replace(PLAIN, idle_timeout_ms=96), W)
+    detector.expect_speech(0)
+    detector.advance(100 * W)
+    told = [event for _ in range(5) for event in detector.push(0.1)]
+    assert told == [Idled(100 * W, 103 * W)]
+
+
 def test_no_idle_time_where_none_is_set_or_expected() -> None:
     detector = TurnDetector(PLAIN, W)
     detector.expect_speech(0)

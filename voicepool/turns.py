@@ -138,8 +138,11 @@ class TurnDetector:
                 return self._trailing(speech)
 
     def advance(self, samples: int) -> None:
-        """Time passes without a probability: sound that fills no window, or a manual turn's."""
+        """Time passes without a probability: sound that fills no window, or a manual turn's. It is
+        no time in which nobody speaks: that counts anew from its end."""
         self._now += samples
+        if self._idle_from is not None and samples:
+            self._idle_from = max(self._idle_from, self._now)
 
     def understand(self, completeness: float) -> None:
         """What was said before the present silence sounds so finished, see `Patience`. Counts from
