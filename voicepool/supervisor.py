@@ -15,27 +15,26 @@ import random
 import signal
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from voicepool import ipc, linux, pool, tlsfiles
-from voicepool.access import Admitted
+from voicepool import linux, pool, tlsfiles
+from voicepool.admission import Admission
 from voicepool.agentcheck import AgentCheck, listen_for_agents
-from voicepool.answers import refuse
-from voicepool.callers import Candidate, WaitingRoom
+from voicepool.callers import WaitingRoom
 from voicepool.config import Settings, check
-from voicepool.errors import ExitCode, IllegalEvent
+from voicepool.departure import Departure
+from voicepool.errors import ExitCode
 from voicepool.forker import Forker
-from voicepool.frontdoor import FrontDoor, Visitor
+from voicepool.frontdoor import FrontDoor
 from voicepool.handles import WorkerHandle
 from voicepool.health import ailment
 from voicepool.hostprobe import HostProbe
 from voicepool.listener import Acceptor, listen, prepare
-from voicepool.logs import FloodGuard
 from voicepool.pages import Pages
-from voicepool.pool import Pool, Reason
+from voicepool.pool import Pool
+from voicepool.pooldriver import PoolDriver
 from voicepool.progress import Progress, never_fits, progress_of
 from voicepool.reception import Reception
 from voicepool.reloader import Reloader, Reread
@@ -46,18 +45,12 @@ from voicepool.statusreport import status_report
 from voicepool.systemd import Inheritance
 from voicepool.threshold import Threshold
 from voicepool.tlsdoor import TlsDoor
+from voicepool.workforce import Workforce
 
 log = logging.getLogger("voicepool.supervisor")
 
 FAREWELL_SECONDS: Final = 1.0
 """How long the last refusals may take to be read when the server is going down."""
-
-REFUSALS: Final = {
-    Reason.FULL: "every worker is in a call and the waiting room is full",
-    Reason.TIMEOUT: "no worker came free in time",
-    Reason.UNAVAILABLE: "no worker can be started: see /status and the server's log",
-    Reason.DRAINING: "the server is shutting down",
-}
 
 
 class Supervisor:
@@ -90,51 +83,58 @@ class Supervisor:
         inherited = inherited or Inheritance()
         self._loop = asyncio.get_running_loop()
         self.pool = Pool(pool_settings(settings), random.Random())
-        self._events: deque[pool.Event] = deque()
-        self._telling = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._handles: dict[int, WorkerHandle] = {}
-        self._connections = 0
-        self._warmed_up = False
-        """A worker has been ready: until then nobody knows how long a caller would be held."""
+        self._driver = PoolDriver(self.pool, self._carry_out, self._on_moved)
         self._came_up = False
-        self.draining = False
-        self._notice: asyncio.TimerHandle | None = None
-        """Balancers are told to send nobody any more; whoever comes all the same is served."""
         self._on_terminal = os.isatty(0)
         self._told: Progress | None = None
-        self._flood = FloodGuard(log)
-        self._done = asyncio.Event()
         self.door = FrontDoor(
             TlsDoor(listener, settings) if settings.tls_cert else Acceptor(listener),
             lambda visitor: self.reception.receive(visitor),
             head_timeout=settings.head_timeout,
             max_heads=settings.max_heads,
         )
-        self._agents = (
-            AgentCheck(agents, lambda: self._came_up and not self._going and self.pool.inviting)
-            if agents
-            else None
-        )
-        self._waiting = WaitingRoom(lambda number: self._tell(pool.ConnectionLost(number)))
+        self._agents = AgentCheck(agents, self._is_inviting) if agents else None
+        self._waiting = WaitingRoom(lambda number: self._driver.tell(pool.ConnectionLost(number)))
+        self._admission = Admission(self._driver, self._waiting, self.door.farewells)
         self._threshold = Threshold(
             self.door, self._waiting, queue_stays=inherited.listener is not None
         )
         self.forker = Forker(settings, runtime.path, self)
-        self.probe = HostProbe(settings, self._tell, self.pool.snapshot, self._pid)
+        self.probe = HostProbe(
+            settings,
+            self._driver.tell,
+            self.pool.snapshot,
+            lambda worker: self._workforce.pid(worker),
+        )
+        self._workforce = Workforce(
+            self._driver,
+            self.probe,
+            self._waiting,
+            lambda: self.forker,
+            runtime.path,
+            self._on_gone,
+        )
         self.reception = Reception(
             access_rules(settings),
             self.door.farewells,
             Pages(settings.static),
-            ready=lambda: self._warmed_up and not self._going and self.pool.ready,
+            ready=self._is_ready,
             status=lambda: status_report(self),
             preset=lambda *question: self.forker.preset(*question),
-            on_call=self._on_call,
+            on_call=self._admission.arrive,
             body_timeout=settings.head_timeout,
             max_bodies=settings.max_heads,
         )
         self.link = ServiceLink(
             inherited, lambda: self._progress(self.pool.snapshot()), lambda: ailment(self)
+        )
+        self._departure = Departure(
+            lambda: self.settings,
+            self._driver,
+            self._threshold,
+            self.link,
+            is_empty=lambda: not self._workforce.handles,
+            on_drain=self._on_drain,
         )
         self.reloader = Reloader(self, reread, started or settings)
         self._reloading: asyncio.Task[None] | None = None
@@ -148,7 +148,7 @@ class Supervisor:
         Raises ConfigError where the host cannot hold a single worker, or lacks a GPU.
         """
         for signum in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(signum, self._on_term)
+            self._loop.add_signal_handler(signum, self._departure.terminate)
         self._loop.add_signal_handler(signal.SIGUSR1, self._dump)
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
         self._loop.add_signal_handler(signal.SIGHUP, self._on_hup)
@@ -162,7 +162,7 @@ class Supervisor:
             self.forker.start()
             self._reloading = self._loop.create_task(self.reloader.run())
             self._report()
-            await self._done.wait()
+            await self._departure.over.wait()
         finally:
             tasks = [task for task in (self.prober, self._reloading) if task is not None]
             for task in tasks:
@@ -172,77 +172,14 @@ class Supervisor:
         self._announce(Progress("stopped"))
         return self.exit_code
 
-    def _on_term(self) -> None:
-        """TERM or INT: drains, once balancers have had the time to notice; a second ends it all."""
-        if self._notice is None and self.settings.drain_notice and not self.draining:
-            self.link.stopping()
-            log.info("callers shall go elsewhere", extra={"notice": self.settings.drain_notice})
-            self._notice = self._loop.call_later(self.settings.drain_notice, self._notice_is_over)
-            return
-        if self._notice is not None and not self.draining:
-            self._drain()  # and again, for this is the second signal
-        self._drain()
-
-    def _notice_is_over(self) -> None:
-        if not self.draining:
-            self._drain()
-
-    def _drain(self) -> None:
-        """TERM or INT: the first one drains, the second ends the calls too."""
-        self.link.stopping()
-        let_in = self.settings.head_timeout + self.settings.queue_timeout
-        if self._threshold.leave(let_in, self._begin_drain):
-            return
-        if self.draining:
-            self._end_calls()
-        else:
-            self._begin_drain()
-            if self._threshold.left:
-                self._end_calls()  # this is the second signal
-
-    @property
-    def _going(self) -> bool:
-        """Whether callers had better come elsewhere; the pool knows only of a drain."""
-        return self._notice is not None or self._threshold.left
-
-    def _end_calls(self) -> None:
-        log.info("ending the calls", extra={"callers": self.pool.snapshot().callers})
-        self._tell(pool.DrainRequested())
-        self._finish_if_drained()
-
-    def _begin_drain(self) -> None:
-        if self.draining:
-            return
-        self.draining = True
-        if self._reloading is not None:
-            self._reloading.cancel()
-        log.info("draining", extra={"callers": self.pool.snapshot().callers})
-        self._tell(pool.DrainRequested())
-        self._report()
-        self._finish_if_drained()
-
     def _on_hup(self) -> None:
         """HUP: a reload, unless it is our terminal that hangs up, which is the user's going."""
         if self._on_terminal and not os.isatty(0):
-            self._drain()
-        elif self._going or self.draining:
+            self._departure.drain()
+        elif self._departure.going or self.draining:
             log.info("no reload while draining")
         else:
             self.reloader.request()
-
-    def renew(
-        self, settings: Settings, pages: Pages, forker: Forker, paths: list[str], private: int
-    ) -> Forker:
-        """A reload takes hold; the forker that is of no more use. `paths`, `private`: as the new
-        zygote has told them."""
-        old, self.forker = self.forker, forker
-        forker.events = self
-        old.hand_over(forker)
-        self.settings = settings
-        self.reception.renew(access_rules(settings), pages, paths)
-        self._tell(pool.ReloadRequested(pool_settings(settings)))
-        self.probe.open(private)
-        return old
 
     def _dump(self) -> None:
         """USR1: the state of everything, in the log."""
@@ -258,15 +195,10 @@ class Supervisor:
         """Give up: nothing that waiting could mend."""
         self.exit_code = code
         self._announce(Progress("trouble", detail=error))
-        self._drain()
-
-    def _finish_if_drained(self) -> None:
-        if self.draining and not self._handles:
-            self._done.set()
+        self._departure.drain()
 
     async def _close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._driver.close()
         # Whoever stands in the accept queue gets an answer too: the pool refuses them all.
         await self.door.shut(FAREWELL_SECONDS)
         self.reception.close()
@@ -282,12 +214,22 @@ class Supervisor:
         self.link.close()
         self._runtime.close()
 
+    def _on_drain(self) -> None:
+        if self._reloading is not None:
+            self._reloading.cancel()
+        self._report()
+
+    def _on_gone(self) -> None:
+        """A worker is no more, or will be when its handle has been closed."""
+        self._loop.call_soon(self._reap)
+        self._departure.look()
+
     def _reap(self) -> None:
         """Reap what has become our child: orphans of dead zygotes and of dead workers.
 
         Those that somebody waits for are left to him, and come first: he calls again.
         """
-        awaited = {handle.pid for handle in self._handles.values()}
+        awaited = {handle.pid for handle in self._workforce.handles.values()}
         awaited |= {self.forker.pid, self.probe.pid, self.door.doorway.pid}
         awaited |= {forker.pid for forker in self.reloader.forkers}
         while linux.reap(spare=awaited) is not None:
@@ -295,88 +237,43 @@ class Supervisor:
 
     # -- the pool
 
-    def _tell(self, event: pool.Event) -> None:
-        """Hand the pool an event and do as it says; what that causes comes after it."""
-        self._events.append(event)
-        if self._telling:
-            return  # called by one of the commands below
-        self._telling = True
-        try:
-            while self._events:
-                for command in self.pool.handle(self._events.popleft(), self._loop.time()):
-                    self._carry_out(command)
-                self._log_transitions()
-        finally:
-            self._telling = False
-            self._set_timer()
+    def _carry_out(self, command: pool.Command) -> None:
+        match command:
+            case pool.Spawn():
+                self._workforce.spawn(command)
+            case pool.Assign():
+                self._workforce.assign(command)
+            case pool.Refuse():
+                self._admission.refuse(command)
+            case pool.Stop() | pool.Kill():
+                self._workforce.dismiss(command)
+
+    def _on_moved(self) -> None:
+        """The pool has taken a step."""
         self._report()
         self._threshold.look(lambda: self._progress(self.pool.snapshot())[0])
         self.link.changed()
 
-    def _carry_out(self, command: pool.Command) -> None:
-        match command:
-            case pool.Spawn():
-                self._spawn(command)
-            case pool.Assign():
-                self._handles[command.worker].assign(self._waiting.take(command.connection))
-            case pool.Refuse():
-                self._refuse(command)
-            case pool.Stop() | pool.Kill():
-                self._dismiss(command)
-
-    def _dismiss(self, command: pool.Stop | pool.Kill) -> None:
-        handle = self._handles[command.worker]
-        private, vram = self.pool.footprint(command.worker)
-        fields = {
-            "worker": command.worker,
-            "reason": command.reason.value,
-            "private": private,
-            "vram": vram,
-        }
-        if self.forker.forget(handle):
-            del self._handles[command.worker]
-            handle.abandon()
-            # No zygote has been asked for it, so there is no process to wait for.
-            self._tell(pool.ProcessExited(command.worker, "there was no zygote to fork it"))
-            self._finish_if_drained()
-        elif isinstance(command, pool.Stop):
-            log.info("worker told to stop", extra=fields)
-            handle.stop(command.reason)
-        else:
-            log.warning("worker killed", extra=fields)
-            handle.kill(command.reason)
-
-    def _set_timer(self) -> None:
-        deadline = self.pool.next_deadline
-        if self._timer is not None:
-            if self._timer.when() == deadline:
-                return
-            self._timer.cancel()
-        self._timer = None if deadline is None else self._loop.call_at(deadline, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self.tick()
-
     def tick(self) -> None:
         """Let the pool take a step, for the time that has passed."""
-        self._tell(pool.Tick())
+        self._driver.tick()
 
-    def _log_transitions(self) -> None:
-        if not log.isEnabledFor(logging.DEBUG):
-            return
-        for change in self.pool.transitions:
-            kind = "worker" if isinstance(change.after, pool.WorkerState) else "connection"
-            before = change.before.value if change.before else None
-            log.debug(
-                "transition",
-                extra={
-                    kind: change.number,
-                    "before": before,
-                    "after": change.after.value,
-                    "cause": change.cause,
-                },
-            )
+    # -- how it is
+
+    @property
+    def draining(self) -> bool:
+        return self._departure.draining
+
+    @property
+    def workers(self) -> dict[int, WorkerHandle]:
+        """Live workers by number."""
+        return self._workforce.handles
+
+    def _is_ready(self) -> bool:
+        return self._workforce.warmed_up and not self._departure.going and self.pool.ready
+
+    def _is_inviting(self) -> bool:
+        return self._came_up and not self._departure.going and self.pool.inviting
 
     def _report(self) -> None:
         """Tell whoever started the server how far it is, until it serves, when that has changed.
@@ -402,100 +299,27 @@ class Supervisor:
         short = self.reception.paths is not None and snapshot.target < self.settings.workers
         if self.settings.strict and not self.draining and (progress.stage == "trouble" or short):
             self.exit_code = ExitCode.CANNOT_WARM
-            self._drain()
+            self._departure.drain()
 
     def _progress(self, snapshot: pool.Snapshot) -> tuple[Progress, pool.Snapshot]:
         preloaded = self.reception.paths is not None
         return progress_of(snapshot, self.settings.workers, preloaded=preloaded), snapshot
 
-    # -- callers
+    # -- zygotes: a reload's, and what the forker tells (ForkerEvents)
 
-    def _on_call(self, visitor: Visitor, address: str, admitted: Admitted) -> None:
-        self._connections += 1
-        number = self._connections
-        self._waiting.add(Candidate(number, visitor, address, admitted))
-        self._tell(pool.ConnectionArrived(number))
-        if number in self._waiting:
-            self._waiting.watch(number)
-
-    def _refuse(self, command: pool.Refuse) -> None:
-        candidate = self._waiting.take(command.connection)
-        self._flood.info(
-            "caller refused", connection=command.connection, reason=command.reason.value
-        )
-        message = f"{REFUSALS[command.reason]}; try again in {command.retry_after} s"
-        headers = {"Retry-After": str(command.retry_after)}
-        response = refuse(503, message, command.reason.value, headers)
-        self.door.farewells.answer(candidate.visitor, response)
-
-    # -- workers
-
-    def _spawn(self, command: pool.Spawn) -> None:
-        tmpdir = self._runtime.path / f"worker-{command.worker}"
-        try:
-            handle = WorkerHandle(
-                command.worker,
-                self.probe.gpu(command.device),
-                tmpdir,
-                self._on_message,
-                self._on_exit,
-            )
-        except OSError as error:
-            reason = f"no worker can be started: {error.strerror}"
-            self._tell(pool.SpawnFailed(command.worker, reason))
-            return
-        self._handles[command.worker] = handle
-        self.forker.fork(handle)
-
-    def _on_message(self, handle: WorkerHandle, message: ipc.FromWorker) -> None:
-        try:
-            self._tell_of(handle, message)
-        except IllegalEvent:
-            log.exception("worker out of turn", extra={"worker": handle.number})
-            handle.kill(Reason.HARD_LIMIT)
-
-    def _tell_of(self, handle: WorkerHandle, message: ipc.FromWorker) -> None:
-        number = handle.number
-        match message:
-            case ipc.Hello():
-                self._tell(pool.WorkerHello(number))
-            case ipc.Ready():
-                log.info("worker ready", extra={"worker": number, "pid": handle.pid})
-                self._warmed_up = True
-                self._tell(pool.WorkerReady(number, message.private))
-                self.probe.moved()
-            case ipc.Accepted():
-                handle.accepted()
-                self._tell(pool.SessionAccepted(number))
-            case ipc.Ended():
-                self._tell(pool.SessionEnded(number, message.private))
-            case ipc.Beat():
-                self._tell(pool.Heartbeat(number, message.private))
-            case ipc.Failed():
-                log.warning(
-                    "worker failed to warm up", extra={"worker": number, "error": message.error}
-                )
-
-    def _on_exit(self, handle: WorkerHandle) -> None:
-        """The process has ended and its last words have been heard."""
-        del self._handles[handle.number]
-        candidate = handle.take_back()
-        if candidate is not None:
-            # It died without taking its caller. Nobody has read from that socket if the same
-            # head is still there; then the next worker can have it and the caller never knows.
-            if candidate.visitor.still_there():
-                self._waiting.add(candidate)
-            else:
-                candidate.visitor.sock.close()
-                self._tell(pool.ConnectionLost(candidate.connection))
-        self._tell(pool.ProcessExited(handle.number, handle.error, permanent=handle.permanent))
-        if candidate is not None and candidate.connection in self._waiting:
-            self._waiting.watch(candidate.connection)
-        self.probe.moved()
-        self._loop.call_soon(self._reap)
-        self._finish_if_drained()
-
-    # -- the zygote (ForkerEvents)
+    def renew(
+        self, settings: Settings, pages: Pages, forker: Forker, paths: list[str], private: int
+    ) -> Forker:
+        """A reload takes hold; the forker that is of no more use. `paths`, `private`: as the new
+        zygote has told them."""
+        old, self.forker = self.forker, forker
+        forker.events = self
+        old.hand_over(forker)
+        self.settings = settings
+        self.reception.renew(access_rules(settings), pages, paths)
+        self._driver.tell(pool.ReloadRequested(pool_settings(settings)))
+        self.probe.open(private)
+        return old
 
     def zygote_ready(self, paths: list[str], private: int) -> None:
         self.reception.paths = frozenset(paths)
@@ -510,21 +334,10 @@ class Supervisor:
             self._announce(Progress("trouble", target=self.settings.workers, detail=error))
 
     def fork_failed(self, handle: WorkerHandle, error: str, *, permanent: bool) -> None:
-        del self._handles[handle.number]
-        self._tell(pool.SpawnFailed(handle.number, error, permanent=permanent))
-        self._finish_if_drained()
+        self._workforce.fork_failed(handle, error, permanent=permanent)
 
     def reaped(self, worker: int, pid: int, status: int) -> None:
         log.info("worker exited", extra={"worker": worker, "pid": pid, "status": status})
-
-    def _pid(self, worker: int) -> int | None:
-        handle = self._handles.get(worker)
-        return handle.pid if handle else None
-
-    @property
-    def workers(self) -> dict[int, WorkerHandle]:
-        """Live workers by number."""
-        return self._handles
 
 
 def _url(listener: socket.socket, *, secure: bool) -> str:

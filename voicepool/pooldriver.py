@@ -1,0 +1,87 @@
+"""What makes the pool go: its events one after another, its commands, its deadlines.
+
+The pool itself (`pool.py`) is pure; here are its clock and its timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from voicepool import pool
+
+log = logging.getLogger("voicepool.supervisor")
+
+
+class PoolDriver:
+    """Drives one pool. Make it on the running event loop."""
+
+    def __init__(
+        self,
+        machine: pool.Pool,
+        carry_out: Callable[[pool.Command], None],
+        on_moved: Callable[[], None],
+    ) -> None:
+        """`carry_out` may `tell` of what it causes. `on_moved` follows every event told."""
+        self.pool = machine
+        self._carry_out = carry_out
+        self._on_moved = on_moved
+        self._loop = asyncio.get_running_loop()
+        self._events: deque[pool.Event] = deque()
+        self._telling = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def tell(self, event: pool.Event) -> None:
+        """Hand the pool an event and do as it says; what that causes comes after it."""
+        self._events.append(event)
+        if self._telling:
+            return  # called by one of the commands below
+        self._telling = True
+        try:
+            while self._events:
+                for command in self.pool.handle(self._events.popleft(), self._loop.time()):
+                    self._carry_out(command)
+                self._log_transitions()
+        finally:
+            self._telling = False
+            self._set_timer()
+        self._on_moved()
+
+    def tick(self) -> None:
+        """Let the pool take a step, for the time that has passed."""
+        self.tell(pool.Tick())
+
+    def close(self) -> None:
+        """Wake up for no deadline, until something is told again."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _set_timer(self) -> None:
+        deadline = self.pool.next_deadline
+        if self._timer is not None:
+            if self._timer.when() == deadline:
+                return
+            self._timer.cancel()
+        self._timer = None if deadline is None else self._loop.call_at(deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.tick()
+
+    def _log_transitions(self) -> None:
+        if not log.isEnabledFor(logging.DEBUG):
+            return
+        for change in self.pool.transitions:
+            kind = "worker" if isinstance(change.after, pool.WorkerState) else "connection"
+            before = change.before.value if change.before else None
+            log.debug(
+                "transition",
+                extra={
+                    kind: change.number,
+                    "before": before,
+                    "after": change.after.value,
+                    "cause": change.cause,
+                },
+            )

@@ -1,0 +1,152 @@
+"""The workers as the supervisor has them: spawned, listened to, dismissed and buried.
+
+What becomes of each is the pool's to decide; a `handles.py` holds each one's sockets.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from voicepool import ipc, pool
+from voicepool.callers import WaitingRoom
+from voicepool.errors import IllegalEvent
+from voicepool.forker import Forker
+from voicepool.handles import WorkerHandle
+from voicepool.hostprobe import HostProbe
+from voicepool.pool import Reason
+from voicepool.pooldriver import PoolDriver
+
+log = logging.getLogger("voicepool.supervisor")
+
+
+class Workforce:
+    """Carries out the commands that concern workers, and tells the pool what these say and do."""
+
+    def __init__(
+        self,
+        driver: PoolDriver,
+        probe: HostProbe,
+        waiting: WaitingRoom,
+        forker: Callable[[], Forker],
+        runtime_dir: Path,
+        on_gone: Callable[[], None],
+    ) -> None:
+        """`forker`: the one in use, which a reload replaces. `on_gone` is called when a worker is
+        no more, and the pool knows."""
+        self._driver = driver
+        self._probe = probe
+        self._waiting = waiting
+        self._forker = forker
+        self._runtime_dir = runtime_dir
+        self._on_gone = on_gone
+        self.handles: dict[int, WorkerHandle] = {}
+        """Live workers by number."""
+        self.warmed_up = False
+        """A worker has been ready: until then nobody knows how long a caller would be held."""
+
+    def pid(self, worker: int) -> int | None:
+        """A worker's process id, None while it has none."""
+        handle = self.handles.get(worker)
+        return handle.pid if handle else None
+
+    # -- what the pool wants
+
+    def spawn(self, command: pool.Spawn) -> None:
+        tmpdir = self._runtime_dir / f"worker-{command.worker}"
+        try:
+            handle = WorkerHandle(
+                command.worker,
+                self._probe.gpu(command.device),
+                tmpdir,
+                self._on_message,
+                self._on_exit,
+            )
+        except OSError as error:
+            reason = f"no worker can be started: {error.strerror}"
+            self._driver.tell(pool.SpawnFailed(command.worker, reason))
+            return
+        self.handles[command.worker] = handle
+        self._forker().fork(handle)
+
+    def assign(self, command: pool.Assign) -> None:
+        self.handles[command.worker].assign(self._waiting.take(command.connection))
+
+    def dismiss(self, command: pool.Stop | pool.Kill) -> None:
+        handle = self.handles[command.worker]
+        private, vram = self._driver.pool.footprint(command.worker)
+        fields = {
+            "worker": command.worker,
+            "reason": command.reason.value,
+            "private": private,
+            "vram": vram,
+        }
+        if self._forker().forget(handle):
+            del self.handles[command.worker]
+            handle.abandon()
+            # No zygote has been asked for it, so there is no process to wait for.
+            self._driver.tell(pool.ProcessExited(command.worker, "there was no zygote to fork it"))
+            self._on_gone()
+        elif isinstance(command, pool.Stop):
+            log.info("worker told to stop", extra=fields)
+            handle.stop(command.reason)
+        else:
+            log.warning("worker killed", extra=fields)
+            handle.kill(command.reason)
+
+    # -- what the workers do
+
+    def fork_failed(self, handle: WorkerHandle, error: str, *, permanent: bool) -> None:
+        """There is no process; the handle is released."""
+        del self.handles[handle.number]
+        self._driver.tell(pool.SpawnFailed(handle.number, error, permanent=permanent))
+        self._on_gone()
+
+    def _on_message(self, handle: WorkerHandle, message: ipc.FromWorker) -> None:
+        try:
+            self._tell_of(handle, message)
+        except IllegalEvent:
+            log.exception("worker out of turn", extra={"worker": handle.number})
+            handle.kill(Reason.HARD_LIMIT)
+
+    def _tell_of(self, handle: WorkerHandle, message: ipc.FromWorker) -> None:
+        number, tell = handle.number, self._driver.tell
+        match message:
+            case ipc.Hello():
+                tell(pool.WorkerHello(number))
+            case ipc.Ready():
+                log.info("worker ready", extra={"worker": number, "pid": handle.pid})
+                self.warmed_up = True
+                tell(pool.WorkerReady(number, message.private))
+                self._probe.moved()
+            case ipc.Accepted():
+                handle.accepted()
+                tell(pool.SessionAccepted(number))
+            case ipc.Ended():
+                tell(pool.SessionEnded(number, message.private))
+            case ipc.Beat():
+                tell(pool.Heartbeat(number, message.private))
+            case ipc.Failed():
+                log.warning(
+                    "worker failed to warm up", extra={"worker": number, "error": message.error}
+                )
+
+    def _on_exit(self, handle: WorkerHandle) -> None:
+        """The process has ended and its last words have been heard."""
+        tell = self._driver.tell
+        del self.handles[handle.number]
+        candidate = handle.take_back()
+        if candidate is not None:
+            # It died without taking its caller. Nobody has read from that socket if the same
+            # head is still there; then the next worker can have it and the caller never knows.
+            if candidate.visitor.still_there():
+                self._waiting.add(candidate)
+            else:
+                candidate.visitor.sock.close()
+                tell(pool.ConnectionLost(candidate.connection))
+        tell(pool.ProcessExited(handle.number, handle.error, permanent=handle.permanent))
+        if candidate is not None and candidate.connection in self._waiting:
+            self._waiting.watch(candidate.connection)
+        self._probe.moved()
+        self._on_gone()
