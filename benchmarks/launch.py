@@ -18,7 +18,8 @@ from voicepool import logs
 from voicepool.config import Settings
 from voicepool.listener import BACKLOG
 from voicepool.progress import Progress
-from voicepool.supervisor import Supervisor, supervise
+from voicepool.serving import supervise
+from voicepool.supervisor import Supervisor
 
 
 def announce(supervisor: Supervisor, progress: Progress) -> None:

@@ -23,7 +23,8 @@ from voicepool import logs, systemd
 from voicepool.config import Settings
 from voicepool.errors import ConfigError, ExitCode
 from voicepool.progress import Progress
-from voicepool.supervisor import Supervisor, supervise
+from voicepool.serving import supervise
+from voicepool.supervisor import Supervisor
 
 PR_SET_PDEATHSIG = 1
 

@@ -416,7 +416,7 @@ ATTEMPT = """
 import asyncio, json, os, sys
 import msgspec
 from voicepool.config import Settings
-from voicepool.supervisor import supervise
+from voicepool.serving import supervise
 before = len(os.listdir("/proc/self/fd"))
 try:
     asyncio.run(supervise(msgspec.convert(json.loads(sys.argv[1]), Settings), print))

@@ -130,7 +130,7 @@ def test_pure_modules_do_not_know_the_world(starts: list[str], libraries: set[st
 def test_the_supervisor_loads_no_engine_and_no_library_of_one() -> None:
     program = (
         "import sys; before = set(sys.modules);"
-        "import voicepool.cli, voicepool.supervisor, voicepool.startup, voicepool.engines.registry;"
+        "import voicepool.cli, voicepool.serving, voicepool.startup, voicepool.engines.registry;"
         "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}));"
         "print(*sorted(name for name in sys.modules if name.startswith('voicepool')))"
     )

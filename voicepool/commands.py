@@ -254,8 +254,8 @@ def start(args: argparse.Namespace) -> ExitCode:
     import faulthandler
 
     from voicepool import systemd
+    from voicepool.serving import supervise
     from voicepool.startup import Announcer, cannot_start
-    from voicepool.supervisor import supervise
 
     faulthandler.enable(2)  # a watchdog's SIGABRT shows where the event loop hangs
     inherited = systemd.take(os.environ)

@@ -8,7 +8,6 @@ and never touches a caller's audio.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import random
@@ -16,14 +15,13 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
-from voicepool import linux, pool, tlsfiles
+from voicepool import linux, pool
 from voicepool.admission import Admission
-from voicepool.agentcheck import AgentCheck, listen_for_agents
+from voicepool.agentcheck import AgentCheck
 from voicepool.callers import WaitingRoom
-from voicepool.config import Settings, check
+from voicepool.config import Settings
 from voicepool.departure import Departure
 from voicepool.errors import ExitCode
 from voicepool.forker import Forker
@@ -31,7 +29,7 @@ from voicepool.frontdoor import FrontDoor
 from voicepool.handles import WorkerHandle
 from voicepool.health import ailment
 from voicepool.hostprobe import HostProbe
-from voicepool.listener import Acceptor, listen, prepare
+from voicepool.listener import Acceptor
 from voicepool.pages import Pages
 from voicepool.pool import Pool
 from voicepool.pooldriver import PoolDriver
@@ -344,65 +342,3 @@ def _url(listener: socket.socket, *, secure: bool) -> str:
     host, port = listener.getsockname()[:2]
     scheme = "wss" if secure else "ws"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
-def _bound(settings: Settings, listener: socket.socket) -> Settings:
-    """The settings with the address of the inherited listener, which is nobody's to choose here.
-
-    Raises ConfigError, as the start does, where that address is public and anyone might call.
-    """
-    host, port = listener.getsockname()[:2]
-    if (settings.host, settings.port) != (host, port):
-        log.info("the service manager has chosen the address", extra={"host": host, "port": port})
-    settings = replace(settings, host=host, port=port)
-    check(settings)
-    prepare(listener)
-    return settings
-
-
-async def supervise(
-    settings: Settings,
-    announce: Callable[[Supervisor, Progress], None],
-    *,
-    inherited: Inheritance | None = None,
-    reread: Reread | None = None,
-) -> ExitCode:
-    """Run a server to its end; the exit code. `inherited`, `reread`: as Supervisor takes them.
-
-    Raises OSError when the address cannot be bound or the runtime directory cannot be made, and
-    ConfigError.
-    """
-    inherited = inherited or Inheritance()
-    if settings.tls_cert:
-        # For the relay to read again: what is wrong with them is better said before anything runs.
-        context = tlsfiles.context_from(settings.tls_cert, settings.tls_key)
-        for line in tlsfiles.advice(context, settings.tls_cert, settings.tls_key):
-            log.warning("advice", extra={"advice": line})
-    linux.raise_fd_limit()
-    linux.become_subreaper()
-    os.umask(0o077)
-    with contextlib.ExitStack() as undo:
-        listener = inherited.listener or listen(settings.host, settings.port)
-        undo.callback(listener.close)
-        started = settings
-        if inherited.listener:
-            settings = _bound(settings, listener)
-        agents = (
-            listen_for_agents(settings.host, settings.agent_port) if settings.agent_port else None
-        )
-        if agents is not None:
-            undo.callback(agents.close)
-        runtime = RuntimeDir(settings.runtime_dir)
-        undo.callback(runtime.close)
-        supervisor = Supervisor(
-            settings,
-            listener,
-            runtime,
-            lambda step: announce(supervisor, step),
-            agents,
-            inherited=inherited,
-            reread=reread,
-            started=started,
-        )
-        undo.pop_all()
-    return await supervisor.run()

@@ -26,9 +26,10 @@ from voicepool.callserver import Connection, start_server
 from voicepool.engines import registry
 from voicepool.inbox import Inbox
 from voicepool.progress import Progress
+from voicepool.serving import supervise
 from voicepool.settings import Settings
 from voicepool.speech import SpeechApp, create
-from voicepool.supervisor import Supervisor, supervise
+from voicepool.supervisor import Supervisor
 
 ADDRESS = ("127.0.0.1", 0)
 
