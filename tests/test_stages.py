@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
+from collections.abc import Iterator
 from contextlib import aclosing
 
 import numpy as np
 import pytest
 
-from tests.calls import until
+from tests.calls import PATIENCE, until
 from tests.instruments import ScriptedRecognizer, ToneSynthesizer, speech
+from voicepool.engines.base import INPUT_RATE, Samples
 from voicepool.errors import EngineError
-from voicepool.stages import MOST_JOBS, EngineThread, Span, Speaker, Utterance, stage_failed
+from voicepool.stages import (
+    MOST_BACKLOG,
+    MOST_JOBS,
+    EngineThread,
+    Span,
+    Speaker,
+    Utterance,
+    stage_failed,
+)
 from voicepool.tasks import TaskSet
 from voicepool.turns import LONGEST_TURN
 
@@ -186,6 +197,31 @@ async def test_an_utterance_that_is_too_long_is_cut() -> None:
     utterance.feed(np.zeros(100, np.float32))
     await utterance.finish()
     assert utterance.samples == sum(map(len, recorder.stt.heard)) == LONGEST_TURN
+    await recorder.close()
+
+
+class Contested(deque[Samples]):
+    """A backlog that another job takes in the very moment in which it is counted."""
+
+    def __iter__(self) -> Iterator[Samples]:
+        counted = list(super().__iter__())
+        self.clear()
+        return iter(counted)
+
+
+async def test_the_caller_is_held_up_no_longer_than_there_is_a_backlog() -> None:
+    recorder = Recorder()
+    recorder.stt.gate.clear()
+    utterance = recorder.utterance()
+    utterance._backlog = Contested()
+    utterance.feed(speech(1000))
+    await until(lambda: not len(utterance._backlog))
+    for _ in range(MOST_BACKLOG // INPUT_RATE + 1):
+        utterance.feed(speech(1000))
+    recorder.stt.gate.set()
+    async with asyncio.timeout(PATIENCE):
+        await utterance.ready()
+    utterance.discard()
     await recorder.close()
 
 

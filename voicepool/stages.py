@@ -325,6 +325,9 @@ class Utterance:
                 self._drained.set()
             if partial is not None and partial.text:
                 self._on_partial(self.item_id, partial.text)
+        # A snapshot may take the rest between any two lines above.
+        self._waiting = 0
+        self._drained.set()
 
     def _fail(self, error: Exception) -> StageFailed:
         if self._failure is None:
