@@ -20,7 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.certificates import Authority
 from tests.pools import DEADLINE, hello
-from tests.systemd.machine import ROOT, Machine, unavailable
+from tests.systemd.machine import ROOT, Machine, needed, unavailable
 from voicepool import unit
 from voicepool.config import Settings
 
@@ -120,6 +120,7 @@ def make_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
                 "ProtectHome": "no",
                 "DynamicUser": "yes",
                 "Environment": f"PYTHONPATH={ROOT}:/run/settings",
+                "BindReadOnlyPaths": " ".join(map(str, needed())),  # also where /tmp is private
                 "StandardOutput": f"append:{LOG}",
                 "StandardError": f"append:{LOG}",
                 "RestartSec": "100ms",

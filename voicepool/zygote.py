@@ -117,6 +117,8 @@ class Zygote:
                 _drain(wakeup_read)
                 self._reap()
             if self.channel.fileno() in ready and not self._serve_request():
+                # Or the next SIGCHLD would be written to a descriptor that is closed by then.
+                signal.set_wakeup_fd(-1)
                 return
 
     def _serve_request(self) -> bool:

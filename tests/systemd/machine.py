@@ -185,19 +185,20 @@ def _removed(folder: Path) -> bool:
 def _places() -> Iterator[str]:
     """What boot.sh is to do to folders: hide state, and open the way to this Python for everybody,
     which may lie in root's home."""
-    needed = _needed()
-    yield from (s for s in STATEFUL if not any(p.is_relative_to(s) for p in needed))
+    paths = needed()
+    yield from (s for s in STATEFUL if not any(path.is_relative_to(s) for path in paths))
     yield from openings()
 
 
-def _needed() -> list[Path]:
+def needed() -> list[Path]:
+    """What a Python that runs tests reads."""
     return [Path(sys.prefix), Path(sys.base_prefix), ROOT]
 
 
 def openings() -> Iterator[str]:
     """FOLDER:PATH for each folder that is shut to others and has in it what tests run."""
     shut: dict[Path, Path] = {}
-    for path in _needed():
+    for path in needed():
         for folder in reversed(path.parents):
             if not folder.stat().st_mode & 1:
                 shut.setdefault(folder, path)
