@@ -45,7 +45,7 @@ def test_what_a_request_leaves_open_comes_from_the_settings() -> None:
         ({"tool_choice": "none"}, {"tool_choice": "none"}),
         ({"max_tokens": 1}, {"max_tokens": 1}),
         ({"temperature": 0.0}, {"temperature": 0.0}),
-        ({"metadata": {"a": 1}, "remember": False}, {}),
+        ({"tag": {"a": 1}, "remember": False}, {}),
     ],
 )
 def test_a_request_goes_before_the_settings(given: dict[str, Any], wanted: dict[str, Any]) -> None:

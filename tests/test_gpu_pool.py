@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -225,9 +226,9 @@ def test_two_unequal_gpus_are_filled_by_room(install_driver: Install, start: Sta
         (2, 0),
         (4, 0),
     ]
-    places = set()
-    with server.call() as first, server.call() as second, server.call() as third:
-        places = {place(first), place(second), place(third)}
+    with contextlib.ExitStack() as calls:
+        # More than there are workers on either.
+        places = {place(calls.enter_context(server.call())) for _ in range(5)}
     assert places == {("cuda:0", "GPU-a"), ("cuda:0", "GPU-b")}
 
 

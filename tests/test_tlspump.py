@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import random
+import select
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 
@@ -97,6 +101,32 @@ def read(size: int) -> Callable[[ssl.SSLSocket], bytes]:
     return work
 
 
+def exchange(pieces: Sequence[bytes], size: int) -> Callable[[ssl.SSLSocket], bytes]:
+    """Sends and reads at once, in one thread: two may not use one SSL object at the same time."""
+
+    def work(client: ssl.SSLSocket) -> bytes:
+        data, out = bytearray(), deque(memoryview(piece) for piece in pieces)
+        client.setblocking(False)
+        while out or len(data) < size:
+            moved = 0
+            with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                if out:
+                    moved = client.send(out[0])
+                    rest = out.popleft()[moved:]
+                    out.extendleft([rest] if rest else [])
+            with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                piece = client.recv(65536)
+                if not piece:
+                    break
+                data += piece
+                moved += len(piece)
+            if not moved:
+                select.select([client], [client] if out else [], [], PATIENCE)
+        return bytes(data)
+
+    return work
+
+
 async def worker_reads(link: Link, size: int) -> bytes:
     loop, data = asyncio.get_running_loop(), bytearray()
     async with asyncio.timeout(PATIENCE):
@@ -114,19 +144,12 @@ async def test_both_ways_in_pieces_of_any_size(connect: Connect) -> None:
     link, chance = await connect(), random.Random(1)
     up, down = chance.randbytes(PIECE), chance.randbytes(PIECE)
     sizes = [chance.choice((1, 100, 16_384, 16_385, 70_000)) for _ in range(200)]
-
-    def send(client: ssl.SSLSocket) -> None:
-        at = 0
-        for size in sizes:
-            client.sendall(up[at : at + size])
-            at += size
-        client.sendall(up[at:])
-
-    _, heard, told, _ = await asyncio.gather(
+    ends = [0, *itertools.accumulate(sizes)]
+    pieces = [up[a:b] for a, b in itertools.pairwise([*ends, PIECE]) if a < b]
+    _, heard, told = await asyncio.gather(
         worker_sends(link, down),
         worker_reads(link, PIECE),
-        in_thread(link, read(PIECE)),
-        asyncio.to_thread(send, link.client),
+        in_thread(link, exchange(pieces, PIECE)),
     )
     assert heard == up
     assert told == down
