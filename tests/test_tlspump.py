@@ -145,7 +145,7 @@ async def test_both_ways_in_pieces_of_any_size(connect: Connect) -> None:
     up, down = chance.randbytes(PIECE), chance.randbytes(PIECE)
     sizes = [chance.choice((1, 100, 16_384, 16_385, 70_000)) for _ in range(200)]
     ends = [0, *itertools.accumulate(sizes)]
-    pieces = [up[a:b] for a, b in itertools.pairwise([*ends, PIECE]) if a < b]
+    pieces = [up[a:b] for a, b in itertools.pairwise(ends) if a < PIECE]
     _, heard, told = await asyncio.gather(
         worker_sends(link, down),
         worker_reads(link, PIECE),
