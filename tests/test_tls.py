@@ -230,6 +230,16 @@ def test_nothing_grows_for_a_client_that_does_not_read(start_tls: Start) -> None
     server.until_idle()
 
 
+def test_no_tickets_that_threads_could_stumble_over(start_tls: Start) -> None:
+    server = start_tls()
+    with secure(server) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert parse(read_all(client)).status == 200
+        assert client.version() == "TLSv1.3"
+        assert client.session is not None
+        assert not client.session.has_ticket
+
+
 def test_many_at_once_with_big_messages(start_tls: Start) -> None:
     server = start_tls(workers=4)
 
