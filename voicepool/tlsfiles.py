@@ -36,8 +36,8 @@ def context_from(cert: str, key: str) -> ssl.SSLContext:
     # A client that closes TCP without a goodbye is treated like one that says it: WebSockets and
     # HTTP say themselves where a message ends.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_IGNORE_UNEXPECTED_EOF
-    # No session tickets: a Python client before 3.13 that reads in one thread and writes in another,
-    # as the synchronous OpenAI SDK does, loses its request when it takes a ticket in between.
+    # No session tickets: a Python client before 3.13 that reads in one thread and writes in
+    # another, as the synchronous OpenAI SDK does, can lose its request over one.
     context.num_tickets = 0
     context.set_alpn_protocols(["http/1.1"])
     try:
