@@ -89,7 +89,7 @@ def _turn(quick: bool) -> Iterator[Figure]:
 
 
 def _abuse(quick: bool) -> Iterator[Figure]:
-    yield from abuse(1, 0.3, ("flood of pings",)) if quick else abuse(4, 4.0)
+    yield from abuse(1, 0.3, ("flood of pings",)) if quick else abuse(3, 3.0)
 
 
 def _voice(quick: bool) -> Iterator[Figure]:
