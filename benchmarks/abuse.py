@@ -39,6 +39,7 @@ def abuse(segments: int, seconds: float, names: Sequence[str] = tuple(ABUSES)) -
             for _ in range(segments):
                 alone += listen(call, passed(seconds))
                 with memory.watched(), _abused(pool, name):
+                    listen(call, passed(1.0))  # the sound that came while the abuser started
                     beside += listen(call, passed(seconds))
         yield compare("abuse", name, "ms", beside, alone, AGAINST)
         growth = [(peak - memory.warm) / (1 << 20) for peak in memory.peaks]
