@@ -78,6 +78,9 @@ class Arrival:
             if not self.secure:
                 return False
             self.head = self.tls.pending()
+            # Nothing is sent now that could carry the acknowledgement, and a client that obeys
+            # Nagle (RFC 896) keeps its head back until there is one: 40 ms otherwise.
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         else:
             self.head += self.tls.receive()
             if not self.tls.flush():
