@@ -78,9 +78,6 @@ class Arrival:
             if not self.secure:
                 return False
             self.head = self.tls.pending()
-            # Nothing is sent now that could carry the acknowledgement, and a client that obeys
-            # Nagle (RFC 896) keeps its head back until there is one: 40 ms otherwise.
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         else:
             self.head += self.tls.receive()
             if not self.tls.flush():
@@ -184,6 +181,10 @@ class Relay:
         self._await_more(arrival)
 
     def _await_more(self, arrival: Arrival) -> None:
+        if arrival.secure:
+            # Nothing is sent now that could carry the acknowledgement, and a client that obeys
+            # Nagle (RFC 896) keeps its head back until there is one: 40 ms otherwise.
+            arrival.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self._loop.add_reader(arrival.sock.fileno(), self._on_readable, arrival)
 
     def _on_readable(self, arrival: Arrival) -> None:
