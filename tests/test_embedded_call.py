@@ -133,8 +133,8 @@ class Recording:
     def __init__(self, real: SpeechSynthesizer) -> None:
         self._real = real
         self.name, self.sample_rate, self.voices = "recording", real.sample_rate, real.voices
-        self.spoken: list[tuple[float, str]] = []
-        """Seconds from the first sample of all, and the word."""
+        self.spoken: list[tuple[float, float, str]] = []
+        """When a clause began, seconds from the first sample of all; when in it a word did; which."""
         self.seconds = 0.0
 
     def preload(self) -> None: ...
@@ -150,7 +150,7 @@ class Recording:
         for chunk in self._real.synthesize(text, voice=voice, speed=speed):
             for word in chunk.words:
                 said = text[word.text_start : word.text_end]
-                self.spoken.append((began + word.start, said))
+                self.spoken.append((began, word.start, said))
             self.seconds += len(chunk.samples) / self.sample_rate
             yield chunk
 
@@ -178,10 +178,11 @@ async def test_the_history_holds_the_words_that_were_heard(embedded: Engines) ->
         told = call.all(MessageDone)[0]
         assert call.seconds_of_sound() == pytest.approx(recording.seconds)
         assert recording.seconds > 20
-        words = [word for _, word in recording.spoken]
+        words = [word for _, _, word in recording.spoken]
         for cut in np.linspace(recording.seconds, 0.1, 120):  # what is cut off never comes back
-            left = call.pipeline.truncate(told.item_id, int(cut * 1000))
-            heard = sum(at < cut - 0.001 for at, _ in recording.spoken)
+            heard_ms = int(cut * 1000)  # the protocol knows whole milliseconds
+            left = call.pipeline.truncate(told.item_id, heard_ms)
+            heard = sum(start < heard_ms / 1000 - began for began, start, _ in recording.spoken)
             assert told.text.startswith(left)
             assert letters(left).endswith(letters(words[heard - 1]))
             assert beginnings(left, words) == heard, "every word that began to sound, and no other"
