@@ -23,6 +23,7 @@ from tests.pools import DEADLINE, hello
 from tests.systemd.machine import ROOT, Machine, needed, unavailable
 from voicepool import unit
 from voicepool.config import Settings
+from voicepool.errors import ExitCode
 
 REASON = unavailable()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -99,6 +100,15 @@ class Service:
         """The supervisor's."""
         return self.machine.outside(self.show()["MainPID"])
 
+    def examine(self) -> set[tuple[str, str]]:
+        """What the doctor says of the service that is not "ok": marks and texts."""
+        program = [sys.executable, "-m", "voicepool", "doctor", "--json", "--app", "a:b"]
+        done = self.machine.run("env", f"PYTHONPATH={ROOT}", *program)
+        assert done.returncode in (ExitCode.OK, ExitCode.CANNOT_WARM), done.stderr
+        (found,) = [s for s in json.loads(done.stdout)["sections"] if s["title"] == "service"]
+        assert any("as this doctor" in finding["text"] for finding in found["findings"])
+        return {(f["mark"], f["text"]) for f in found["findings"] if f["mark"] != "ok"}
+
     def call(self) -> ClientConnection:
         url = f"{'wss' if self.trust else 'ws'}://127.0.0.1:{self.port}/echo"
         return connect(url, proxy=None, open_timeout=DEADLINE, ssl=self.trust)
@@ -114,7 +124,8 @@ def make_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
             settings = Settings(port=port)
-            host = unit.Host((sys.executable, "-m", "voicepool"), CONFIG)
+            command = (sys.executable, "-m", "voicepool")
+            host = unit.host_of(command, CONFIG, unit.USER, systemd=0)
             given = {
                 # Python may lie in a home, and there is no user database to add somebody to.
                 "ProtectHome": "no",
@@ -223,6 +234,9 @@ def test_wrong_setting_is_said_and_not_tried_again(make_service: Callable[..., S
     shown = service.until("given up", ActiveState="failed")
     assert (shown["ExecMainStatus"], shown["NRestarts"]) == ("2", "0")
     assert "did you mean workers?" in service.log
+    found = {text.partition(":")[0] for mark, text in service.examine() if mark == "problem"}
+    assert "it is failed (failed); it ended with code 2, a wrong setting (exit-code)" in found
+    assert "the service's settings are wrong" in found
 
 
 # --- restarts --------------------------------------------------------------------------------
@@ -337,3 +351,30 @@ def test_stop_ends_calls_after_drain_timeout(make_service: Callable[..., Service
         assert closed.value.rcvd
         assert closed.value.rcvd.code == 1001
     assert service.show()["ActiveState"] == "inactive"
+
+
+# --- the doctor ------------------------------------------------------------------------------
+
+
+def test_doctor_finds_nothing_wrong_and_names_what_was_broken(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service(activated=True, User="nobody", Group="nogroup", DynamicUser="no")
+    service.configure(queue_timeout="8s", drain_timeout="30s")  # as the unit was made for
+    service.start()
+    # Units in /run can be enabled for the time being only.
+    (enabled,) = service.examine()
+    assert "not enabled (disabled): it does not start with the host" in enabled[1]
+    units = service.machine.files / "run/units"
+    (service.machine.files / str(CONFIG)[1:]).chmod(0o600)
+    (units / f"{NAME}.d/zz.conf").write_text("[Service]\nLimitNOFILE=100\n")
+    socket_unit = units / "voicepool.socket"
+    socket_unit.write_text(socket_unit.read_text().replace(f":{service.port}", ":1"))
+    service.machine.systemctl("daemon-reload")
+    found = service.examine() - {enabled}
+    assert {mark for mark, _ in found} == {"problem"}
+    assert {text.partition(",")[0] for _, text in found} == {
+        f"{CONFIG} (settings) cannot be read by the service's user",
+        "LimitNOFILE is 100",
+        "voicepool.socket listens on 127.0.0.1:1",
+    }
