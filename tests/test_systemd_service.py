@@ -125,7 +125,8 @@ def make_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
                 port = free.getsockname()[1]
             settings = Settings(port=port)
             command = (sys.executable, "-m", "voicepool")
-            host = unit.host_of(command, CONFIG, unit.USER, systemd=0)
+            home = unit.needs_home(command, CONFIG)
+            host = unit.Host(command, CONFIG, needs_home=home)
             given = {
                 # Python may lie in a home, and there is no user database to add somebody to.
                 "ProtectHome": "no",

@@ -142,15 +142,15 @@ def is_there(path: Path) -> bool:
 
 
 def this_host(config: Path, user: str) -> Host:
-    return host_of(_command(), config, user, systemd_version())
+    command = _command()
+    return Host(command, config, user, systemd_version(), needs_home(command, config))
 
 
-def host_of(command: tuple[str, ...], config: Path, user: str, systemd: int) -> Host:
+def needs_home(command: tuple[str, ...], config: Path) -> bool:
     # The interpreter of a virtual environment may lie elsewhere.
     interpreter = Path(command[0]).with_name("python").resolve()
     paths = (Path(command[0]), interpreter, config)
-    needs_home = any(path.is_relative_to(home) for home in _HOMES for path in paths)
-    return Host(command, config, user, systemd, needs_home)
+    return any(path.is_relative_to(home) for home in _HOMES for path in paths)
 
 
 def advice(host: Host, settings: Settings) -> Iterator[str]:

@@ -6,7 +6,6 @@ import difflib
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from voicepool import unit
@@ -44,7 +43,7 @@ def judge_lines(service: Service, settings: Settings) -> Iterator[Finding]:
     command, config = started
     user = _directives(service.unit.text).get("User", unit.USER)
     try:
-        host = unit.host_of(command, config, user, service.systemd)
+        host = unit.Host(command, config, user, service.systemd, service.needs_home)
         yield from _compared("voicepool.service", service.unit, unit.service(host, settings))
     except ConfigError as error:
         yield note(f"voicepool.service cannot be compared: {error}", RENEW)
@@ -54,7 +53,7 @@ def judge_lines(service: Service, settings: Settings) -> Iterator[Finding]:
 
 def _compared(name: str, found: Unit, expected: str) -> Iterator[Finding]:
     different = differences(found.text, expected)
-    drop_ins = [Path(path).name for path in found.get("DropInPaths").split()]
+    drop_ins = [path.rpartition("/")[2] for path in found.get("DropInPaths").split()]
     changed = f"; changed by {', '.join(drop_ins)}" if drop_ins else ""
     if not different:
         yield ok(f"{name} is what `voicepool unit` prints for its settings{changed}")

@@ -91,6 +91,7 @@ def _under_systemd(settings: Settings, box: Container | None) -> Service:
         unit=service,
         socket=socket,
         version=_version(started[0]) if started else "",
+        needs_home=started is not None and unit.needs_home(*started),
         user=service.get("DynamicUser") == "yes" or _account(service.get("User")) is not None,
         files=tuple(_files(service, settings)) if service.installed else (),
         disks=tuple(_disks()) if service.installed else (),

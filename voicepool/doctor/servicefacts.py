@@ -90,6 +90,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     socket: Unit = Unit()
     version: str = ""
     """What the program that the unit starts says of itself."""
+    needs_home: bool = False
+    """Some of what it starts lies in a home."""
     user: bool = True
     """The unit's user exists."""
     files: tuple[File, ...] = ()
