@@ -43,6 +43,20 @@ class Slow(Echo):
 def create():
     return Slow()
 """
+HANGING = """
+import asyncio, signal, time
+
+LOOP = asyncio.SelectorEventLoop
+add = LOOP.add_signal_handler
+
+def hang():
+    time.sleep(1e6)
+
+LOOP.add_signal_handler = lambda loop, number, callback, *arguments: add(
+    loop, number, hang if number == signal.SIGUSR1 else callback, *arguments
+)
+"""
+"""What Python reads at its start: the event loop hangs in what a signal calls."""
 
 
 class Service:
@@ -283,15 +297,22 @@ def test_killed_supervisor_is_replaced_and_callers_wait_for_it(
     assert service.until("restarted", ActiveState="active")["NRestarts"] == "1"
 
 
-def test_hung_supervisor_is_caught_by_the_watchdog(make_service: Callable[..., Service]) -> None:
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGUSR1], ids=["stopped", "event-loop"])
+def test_hung_supervisor_is_caught_by_the_watchdog(
+    make_service: Callable[..., Service], how: signal.Signals
+) -> None:
     service = make_service(activated=True, WatchdogSec="1", TimeoutAbortSec="60")
+    if how is signal.SIGUSR1:
+        (service.machine.files / "run/settings/sitecustomize.py").write_text(HANGING)
     service.start()
     before = service.pid
-    os.kill(before, signal.SIGSTOP)
+    os.kill(before, how)
     # SIGCONT comes with systemd's SIGABRT.
     service.machine.until(
         lambda: "Fatal Python error: Aborted" in service.log, "told where it hung"
     )
+    if how is signal.SIGUSR1:
+        assert "in hang" in service.log
     with service.call() as caller:
         hello(caller)
     shown = service.until("restarted", ActiveState="active", NRestarts="1")
