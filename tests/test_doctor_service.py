@@ -7,6 +7,7 @@ import math
 import os
 import pwd
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,7 +24,7 @@ from voicepool.config import Settings
 from voicepool.doctor import fit, judge, judgeservice, judgeunit, report, service
 from voicepool.doctor.findings import Finding, Mark, Report, Section, problem
 from voicepool.doctor.judgeservice import Plan
-from voicepool.doctor.servicefacts import Container, Disk, File, Port, Service, Unit, span
+from voicepool.doctor.servicefacts import Container, Disk, File, Port, Program, Service, Unit, span
 
 MIB = 1 << 20
 SETTINGS = Settings(profile="embedded")
@@ -54,7 +55,7 @@ GOOD = Service(
     socket=Unit(
         unit.socket(SETTINGS), {"ActiveState": "active", "Listen": "127.0.0.1:8000 (Stream)"}
     ),
-    version=voicepool.__version__,
+    program=Program(voicepool.__version__),
     files=(
         File("/etc/voicepool/voicepool.toml", "settings", 0o640, readable=True),
         File("/etc/voicepool/environment", "environment", 0o600),
@@ -190,10 +191,13 @@ def test_a_stopped_service_can_be_started() -> None:
 
 
 def test_the_program_of_the_unit() -> None:
-    older = only(changed(version="0.0.1", port=None))
+    older = only(changed(program=Program("0.0.1"), port=None))
     assert f"voicepool 0.0.1, and this doctor is of {voicepool.__version__}" in older.text
     assert "systemctl reload" in older.remedy
-    assert only(changed(version="", port=None)).mark is Mark.PROBLEM
+    assert "took too long" in only(changed(program=Program(), port=None)).text
+    broken = only(changed(program=Program(error="cannot be run: Permission denied"), port=None))
+    assert broken.mark is Mark.PROBLEM
+    assert "/opt/voicepool/bin/voicepool, which the unit starts, cannot be run" in broken.text
 
 
 def test_a_server_that_has_not_been_restarted_since_an_upgrade() -> None:
@@ -287,6 +291,8 @@ def test_a_socket_elsewhere_than_the_settings_say() -> None:
         found.text
     )
     assert "restart voicepool.socket" in found.remedy
+    # That nobody is at the other address follows from it.
+    assert only(changed(socket=elsewhere, port=Port("127.0.0.1:8000"))) == found
 
 
 # --- memory ----------------------------------------------------------------------------------
@@ -454,6 +460,16 @@ def test_the_verdict_names_the_service() -> None:
 
 
 # --- looks -----------------------------------------------------------------------------------
+
+
+def test_a_program_says_its_version_or_why_it_does_not(tmp_path: Path) -> None:
+    python = (sys.executable, "-m", "voicepool")
+    assert service.program(python) == Program(voicepool.__version__)
+    assert service.program(("/nowhere",)).error == "cannot be run: No such file or directory"
+    silly = tmp_path / "silly"
+    silly.write_text("#!/bin/sh\necho no such module >&2\n")
+    silly.chmod(0o755)
+    assert service.program((str(silly),)).error == "does not say its version: no such module"
 
 
 @pytest.fixture

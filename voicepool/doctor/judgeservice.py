@@ -77,14 +77,14 @@ def _unit(service: Service, plan: Plan) -> Iterator[Finding]:
     yield from _state(service.unit)
     yield from _program(service)
     yield from _person(service)
-    yield from filter(None, map(_file, service.files))
+    yield from _files(service)
     if plan.error:
         yield _unread(service, plan.error)
     if plan.known and not plan.error:
         yield from judgeunit.judge_lines(service, plan.settings)
         yield from judgeunit.judge_limits(service.unit, plan.settings)
         yield from _keys(service, plan.settings)
-        if service.port is not None:
+        if service.port is not None and not judgeunit.elsewhere(service, plan.settings):
             yield _port(service.port, service)
     yield from judgeunit.judge_sandbox(service.unit, gpus=plan.gpus, serious=plan.needs_gpu)
     if plan.gpus and not service.persistenced:
@@ -180,11 +180,15 @@ def _program(service: Service) -> Iterator[Finding]:
     if started is None:
         return
     program, ours = started[0][0], voicepool.__version__
-    if not service.version:
-        yield problem(f"{program}, which the unit starts, cannot be run", "sudo scripts/install")
-    elif service.version != ours:
+    version, error = service.program.version, service.program.error
+    if error:
+        yield problem(f"{program}, which the unit starts, {error}", "sudo scripts/install")
+    elif not version:
+        remedy = f"see how long this takes: {' '.join(started[0])} --version"
+        yield note(f"{program} took too long to say its version", remedy)
+    elif version != ours:
         yield note(
-            f"{program} is voicepool {service.version}, and this doctor is of {ours}",
+            f"{program} is voicepool {version}, and this doctor is of {ours}",
             "sudo scripts/install && sudo systemctl reload voicepool",
         )
     else:
@@ -206,7 +210,18 @@ def _person(service: Service) -> Iterator[Finding]:
 _OTHERS: Final = 0o007
 
 
-def _file(file: File) -> Finding | None:
+def _files(service: Service) -> Iterator[Finding]:
+    group = service.unit.get("Group") or unit.USER
+    for file in service.files:
+        if finding := _file(file, group):
+            yield finding
+
+
+def _share(path: str, group: str) -> str:
+    return f"sudo chgrp {group} {path} && sudo chmod 640 {path}"
+
+
+def _file(file: File, group: str) -> Finding | None:
     """None where there is nothing to say."""
     name = f"{file.path} ({file.holds})"
     if not file.there:
@@ -216,8 +231,7 @@ def _file(file: File) -> Finding | None:
     if file.readable is False:
         return problem(
             f"{name} cannot be read by the service's user",
-            f"sudo chgrp {unit.USER} {file.path} && sudo chmod 640 {file.path}, and let that group "
-            "into the folders above it",
+            f"{_share(file.path, group)}, and let that group into the folders above it",
         )
     if file.mode is not None and file.mode & _OTHERS and file.holds in ("environment", "key"):
         keep = "600" if file.holds == "environment" else "640"
@@ -238,7 +252,7 @@ def _keys(service: Service, settings: Settings) -> Iterator[Finding]:
             yield problem(
                 f"{file.path} has keys in it, or beside it, and can be read by everybody on this "
                 "host",
-                f"sudo chgrp {unit.USER} {file.path} && sudo chmod 640 {file.path}",
+                _share(file.path, service.unit.get("Group") or unit.USER),
             )
 
 
@@ -271,7 +285,7 @@ def _port(port: Port, service: Service) -> Finding:
             return problem(f"nobody listens on {port.address}, though it is active", _LOG)
         return ok(f"{port.address} is free")
     if port.answers and running:
-        if port.version and port.version != service.version:
+        if port.version and port.version != service.program.version:
             return note(
                 f"{name} answers on {port.address}, which is not what is installed",
                 "sudo systemctl restart voicepool",

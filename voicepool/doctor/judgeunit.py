@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import re
@@ -101,6 +102,14 @@ def _socket(service: Service, settings: Settings) -> Iterator[Finding]:
         f"{RENEW}; then: sudo systemctl daemon-reload && sudo systemctl restart voicepool.socket "
         "voicepool.service",
     )
+
+
+def elsewhere(service: Service, settings: Settings) -> bool:
+    """Whether the socket unit has another address than these settings."""
+    with contextlib.suppress(ConfigError):
+        wanted = _directives(unit.socket(settings))["ListenStream"]
+        return service.socket.installed and _listens(service.socket) != [wanted]
+    return True
 
 
 def _listens(socket: Unit) -> list[str]:

@@ -28,7 +28,7 @@ import psutil
 
 from voicepool import linux, unit
 from voicepool.config import Settings
-from voicepool.doctor.servicefacts import Container, Disk, File, Port, Service, Unit
+from voicepool.doctor.servicefacts import Container, Disk, File, Port, Program, Service, Unit
 from voicepool.errors import ConfigError
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ T = TypeVar("T")
 SERVICE: Final = "voicepool.service"
 SOCKET: Final = "voicepool.socket"
 UNITS: Final = (Path("/etc/systemd/system"), Path("/usr/lib/systemd/system"))
-DEADLINE: Final = 10.0
+DEADLINE: Final = 30.0
 """Seconds that systemctl and other programs have."""
 _PATIENCE: Final = 2.0
 """Seconds that a server at the address has for an answer."""
@@ -90,7 +90,7 @@ def _under_systemd(settings: Settings, box: Container | None) -> Service:
         systemd=version,
         unit=service,
         socket=socket,
-        version=_version(started[0]) if started else "",
+        program=program(started[0]) if started else Program(),
         needs_home=started is not None and unit.needs_home(*started),
         user=service.get("DynamicUser") == "yes" or _account(service.get("User")) is not None,
         files=tuple(_files(service, settings)) if service.installed else (),
@@ -147,8 +147,8 @@ def _why(error: Exception) -> str:
     return f"systemctl cannot be run: {error}"
 
 
-def _version(command: Sequence[str]) -> str:
-    """What that voicepool says of itself, "" where it cannot be run."""
+def program(command: Sequence[str]) -> Program:
+    """What a voicepool says of itself."""
     try:
         done = subprocess.run(
             [*command, "--version"],
@@ -158,10 +158,15 @@ def _version(command: Sequence[str]) -> str:
             check=False,
             stdin=subprocess.DEVNULL,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
+    except OSError as error:
+        return Program(error=f"cannot be run: {error.strerror}")
+    except subprocess.TimeoutExpired:
+        return Program()
     found = re.match(r"voicepool (\S+)$", done.stdout.strip())
-    return found[1] if found else ""
+    if found is None:
+        said = done.stderr.strip().splitlines()
+        return Program(error=f"does not say its version: {said[-1] if said else 'not a word'}")
+    return Program(found[1])
 
 
 # --- files -----------------------------------------------------------------------------------

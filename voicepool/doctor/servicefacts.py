@@ -34,6 +34,13 @@ class Unit(msgspec.Struct, frozen=True):
         return self.properties.get(name, "")
 
 
+class Program(msgspec.Struct, frozen=True):
+    version: str = ""
+    """What it says of itself."""
+    error: str = ""
+    """Why it does not: what follows its name in a sentence. "" also where it took too long."""
+
+
 class File(msgspec.Struct, frozen=True):
     """One that the service reads, or systemd for it."""
 
@@ -88,8 +95,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """Why systemd did not answer."""
     unit: Unit = Unit()
     socket: Unit = Unit()
-    version: str = ""
-    """What the program that the unit starts says of itself."""
+    program: Program = Program()
+    """What the unit starts."""
     needs_home: bool = False
     """Some of what it starts lies in a home."""
     user: bool = True
