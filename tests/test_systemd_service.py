@@ -21,7 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests.certificates import Authority
 from tests.pools import DEADLINE, hello
 from tests.systemd.machine import ROOT, Machine, needed, unavailable
-from voicepool import unit
+from voicepool import unit, unithost
 from voicepool.config import Settings
 from voicepool.errors import ExitCode
 
@@ -139,7 +139,7 @@ def make_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
                 port = free.getsockname()[1]
             settings = Settings(port=port)
             command = (sys.executable, "-m", "voicepool")
-            home = unit.needs_home(command, CONFIG)
+            home = unithost.needs_home(command, CONFIG)
             host = unit.Host(command, CONFIG, needs_home=home)
             given = {
                 # Python may lie in a home, and there is no user database to add somebody to.

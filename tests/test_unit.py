@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.pools import DEADLINE
-from voicepool import unit
+from voicepool import unit, unithost
 from voicepool.config import Settings
 from voicepool.errors import ConfigError
 
@@ -162,13 +162,13 @@ def test_variables_of_the_service_count(tmp_path: Path) -> None:
         f"# keys\nVOICEPOOL_API_KEYS='{key}'\n; port\n VOICEPOOL_PORT=8123 \nHF_HOME=/x\n"
     )
     config.write_text('[server]\nhost = "0.0.0.0"\n')
-    settings = unit.settings_of(config, environment)
+    settings = unithost.settings_of(config, environment)
     assert (settings.api_keys, settings.port, settings.no_auth) == ((key,), 8123, False)
-    assert not unit.unguarded(settings)
-    assert unit.unguarded(unit.settings_of(config, tmp_path / "none"))
+    assert not unithost.unguarded(settings)
+    assert unithost.unguarded(unithost.settings_of(config, tmp_path / "none"))
     config.write_text("[server]\nhosst = 1\n")
     with pytest.raises(ConfigError, match="did you mean host"):
-        unit.settings_of(config, environment)
+        unithost.settings_of(config, environment)
 
 
 def test_what_a_unit_starts_can_be_read_from_it() -> None:

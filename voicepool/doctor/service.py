@@ -26,7 +26,7 @@ from typing import Final, TypeVar
 
 import psutil
 
-from voicepool import linux, unit
+from voicepool import linux, unit, unithost
 from voicepool.config import Settings
 from voicepool.doctor.servicefacts import Container, Disk, File, Port, Program, Service, Unit
 from voicepool.errors import ConfigError
@@ -76,7 +76,7 @@ def _read(path: Path) -> str:
 
 
 def _under_systemd(settings: Settings, box: Container | None) -> Service:
-    version = unit.systemd_version()
+    version = unithost.systemd_version()
     try:
         service, socket = shown(SERVICE), shown(SOCKET)
         persistenced = shown("nvidia-persistenced.service").active
@@ -91,7 +91,7 @@ def _under_systemd(settings: Settings, box: Container | None) -> Service:
         unit=service,
         socket=socket,
         program=program(started[0]) if started else Program(),
-        needs_home=started is not None and unit.needs_home(*started),
+        needs_home=started is not None and unithost.needs_home(*started),
         user=service.get("DynamicUser") == "yes" or _account(service.get("User")) is not None,
         files=tuple(_files(service, settings)) if service.installed else (),
         disks=tuple(_disks()) if service.installed else (),
@@ -107,13 +107,13 @@ def settings_of(service: Unit) -> Settings | None:
     Raises ConfigError where they are wrong, or may not be read.
     """
     started = unit.started_by(service.text)
-    return unit.settings_of(started[1], _environment(service)) if started else None
+    return unithost.settings_of(started[1], _environment(service)) if started else None
 
 
 def _environment(service: Unit) -> Path:
     """The EnvironmentFile=, which `systemctl show` has as "/path (ignore_errors=yes)"."""
     named = re.match(r"(/\S+)", service.get("EnvironmentFiles"))
-    return Path(named[1]) if named else unit.ENVIRONMENT
+    return Path(named[1]) if named else unithost.ENVIRONMENT
 
 
 # --- systemd ---------------------------------------------------------------------------------
