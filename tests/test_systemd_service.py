@@ -38,7 +38,7 @@ from tests.apps.echo import Echo
 
 class Slow(Echo):
     def preload(self):
-        time.sleep(3)
+        time.sleep(5)
 
 def create():
     return Slow()
@@ -235,7 +235,7 @@ def test_start_returns_when_a_worker_is_warm_and_status_tells_counts(
 def test_models_that_load_longer_than_the_start_may_take_are_waited_for(
     make_service: Callable[..., Service],
 ) -> None:
-    service = make_service(TimeoutStartSec="1")
+    service = make_service(TimeoutStartSec="3")
     (service.machine.files / "run/settings/slow.py").write_text(SLOW_APP)
     service.configure(app="slow:create")
     service.start()
