@@ -356,7 +356,7 @@ def test_the_doctor_itself_loads_no_library_of_an_engine() -> None:
 def test_modules_that_judge_do_not_look() -> None:
     program = (
         "import sys; from voicepool.doctor import facts, findings, fit, judge, judgegpu, report;"
-        "print(*sys.modules)"
+        "from voicepool.doctor import judgeservice, judgeunit, servicefacts; print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True

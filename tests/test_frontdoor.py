@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -473,3 +474,14 @@ async def test_those_who_stay_after_their_answer_are_few(
     assert [ours.fileno() == -1 for ours, _ in callers] == [True, False, False]
     for _, theirs in callers:
         assert await read_all(theirs) == b"bye"
+
+
+async def test_a_lack_of_descriptors_that_lasts_does_not_flood_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    acceptor = Acceptor(listen("127.0.0.1", 0))
+    for _ in range(50):
+        acceptor.rest(OSError(errno.EMFILE, "Too many open files"))
+    await acceptor.close()
+    assert len(caplog.records) == 5
+    assert vars(caplog.records[0])["error"] == "Too many open files"

@@ -124,6 +124,27 @@ def test_pure_modules_do_not_know_the_world(starts: list[str], libraries: set[st
     assert third_party(others) <= libraries
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "facts",
+        "servicefacts",
+        "findings",
+        "fit",
+        "judge",
+        "judgegpu",
+        "judgeservice",
+        "judgeunit",
+        "report",
+    ],
+)
+def test_the_doctor_judges_without_looking(name: str) -> None:
+    tops = {name.split(".")[0] for name in imported(f"voicepool.doctor.{name}", lazily=True)}
+    assert not tops & WORLD
+    looks = {f"voicepool.doctor.{look}" for look in ("child", "cuda", "engines", "host", "service")}
+    assert not imported(f"voicepool.doctor.{name}", lazily=True) & looks
+
+
 # --- processes -------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from tests.pools import DEADLINE, PoolServer, hello
 from voicepool.config import Settings
 from voicepool.errors import ConfigError
 from voicepool.reload import plan
+from voicepool.reloader import read_in_time
 
 Start = Callable[..., PoolServer]
 
@@ -361,4 +362,32 @@ def test_file_is_read_again_and_a_closed_terminal_ends_the_server(
     process.send_signal(signal.SIGHUP)
     until_read(ours, b"reloaded")
     os.close(ours)  # the terminal's window is closed: the kernel sends HUP
+    assert process.wait(DEADLINE) == 0
+
+
+async def test_settings_that_take_for_ever_to_read_are_refused() -> None:
+    never = threading.Event()
+
+    def read() -> Settings:
+        never.wait()
+        return Settings()
+
+    with pytest.raises(ConfigError, match=r"could not be read within 0\.01 s"):
+        await read_in_time(read, 0.01)
+    never.set()
+    assert await read_in_time(read) == Settings()
+
+
+def test_a_file_that_hangs_keeps_no_server_from_ending(
+    tmp_path: Path, terminal: Callable[..., tuple[subprocess.Popen[bytes], int]]
+) -> None:
+    file = tmp_path / "voicepool.toml"
+    file.write_text('[server]\nport = 0\n[speech]\napp = "tests.apps.echo:create"\n')
+    process, ours = terminal("start", "--config", str(file), "--gpus", "none")
+    until_read(ours, b"up to 2 calls")
+    file.unlink()
+    os.mkfifo(file)  # opening it takes until somebody writes
+    process.send_signal(signal.SIGHUP)
+    until_read(ours, b"reload begins")
+    process.send_signal(signal.SIGTERM)
     assert process.wait(DEADLINE) == 0

@@ -122,6 +122,22 @@ def test_install_makes_a_user_an_environment_settings_and_units(host: Host) -> N
     ]
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+def test_installed_units_are_clean_with_keys_where_they_belong(host: Host) -> None:
+    """As they lie there: the program is where the unit says. An upgrade keeps a public address."""
+    out = host.run(
+        "$INSTALL; echo '[server]\nhost = \"0.0.0.0\"' > /etc/voicepool/voicepool.toml;"
+        "echo VOICEPOOL_API_KEYS=0123456789abcdef01234567 > /etc/voicepool/environment;"
+        "$INSTALL; echo ---; cd /etc/systemd/system;"
+        "systemd-analyze verify --recursive-errors=no $PWD/voicepool.service 2>&1;"
+        "systemd-analyze verify --recursive-errors=no $PWD/voicepool.socket 2>&1; echo ---;"
+        "grep ListenStream voicepool.socket"
+    )
+    _, complaints, listens = out.split("---\n")
+    assert complaints == ""
+    assert listens.startswith("ListenStream=0.0.0.0:8000\n")
+
+
 def test_second_install_keeps_settings_and_changes_nothing(host: Host) -> None:
     out = host.run(
         "$INSTALL; echo 'port = 1' > /etc/voicepool/voicepool.toml;"

@@ -21,8 +21,9 @@ from websockets.sync.client import ClientConnection, connect
 from tests.certificates import Authority
 from tests.pools import DEADLINE, hello
 from tests.systemd.machine import ROOT, Machine, needed, unavailable
-from voicepool import unit
+from voicepool import unit, unithost
 from voicepool.config import Settings
+from voicepool.errors import ExitCode
 
 REASON = unavailable()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -37,11 +38,25 @@ from tests.apps.echo import Echo
 
 class Slow(Echo):
     def preload(self):
-        time.sleep(3)
+        time.sleep(5)
 
 def create():
     return Slow()
 """
+HANGING = """
+import asyncio, signal, time
+
+LOOP = asyncio.SelectorEventLoop
+add = LOOP.add_signal_handler
+
+def hang():
+    time.sleep(1e6)
+
+LOOP.add_signal_handler = lambda loop, number, callback, *arguments: add(
+    loop, number, hang if number == signal.SIGUSR1 else callback, *arguments
+)
+"""
+"""What Python reads at its start: the event loop hangs in what a signal calls."""
 
 
 class Service:
@@ -99,6 +114,15 @@ class Service:
         """The supervisor's."""
         return self.machine.outside(self.show()["MainPID"])
 
+    def examine(self) -> set[tuple[str, str]]:
+        """What the doctor says of the service that is not "ok": marks and texts."""
+        program = [sys.executable, "-m", "voicepool", "doctor", "--json", "--app", "a:b"]
+        done = self.machine.run("env", f"PYTHONPATH={ROOT}", *program)
+        assert done.returncode in (ExitCode.OK, ExitCode.CANNOT_WARM), done.stderr
+        (found,) = [s for s in json.loads(done.stdout)["sections"] if s["title"] == "service"]
+        assert any("as this doctor" in finding["text"] for finding in found["findings"])
+        return {(f["mark"], f["text"]) for f in found["findings"] if f["mark"] != "ok"}
+
     def call(self) -> ClientConnection:
         url = f"{'wss' if self.trust else 'ws'}://127.0.0.1:{self.port}/echo"
         return connect(url, proxy=None, open_timeout=DEADLINE, ssl=self.trust)
@@ -114,7 +138,9 @@ def make_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
             settings = Settings(port=port)
-            host = unit.Host((sys.executable, "-m", "voicepool"), CONFIG)
+            command = (sys.executable, "-m", "voicepool")
+            home = unithost.needs_home(command, CONFIG)
+            host = unit.Host(command, CONFIG, needs_home=home)
             given = {
                 # Python may lie in a home, and there is no user database to add somebody to.
                 "ProtectHome": "no",
@@ -209,7 +235,7 @@ def test_start_returns_when_a_worker_is_warm_and_status_tells_counts(
 def test_models_that_load_longer_than_the_start_may_take_are_waited_for(
     make_service: Callable[..., Service],
 ) -> None:
-    service = make_service(TimeoutStartSec="1")
+    service = make_service(TimeoutStartSec="3")
     (service.machine.files / "run/settings/slow.py").write_text(SLOW_APP)
     service.configure(app="slow:create")
     service.start()
@@ -223,6 +249,9 @@ def test_wrong_setting_is_said_and_not_tried_again(make_service: Callable[..., S
     shown = service.until("given up", ActiveState="failed")
     assert (shown["ExecMainStatus"], shown["NRestarts"]) == ("2", "0")
     assert "did you mean workers?" in service.log
+    found = {text.partition(":")[0] for mark, text in service.examine() if mark == "problem"}
+    assert "it is failed (failed); it ended with code 2, a wrong setting (exit-code)" in found
+    assert "the service's settings are wrong" in found
 
 
 # --- restarts --------------------------------------------------------------------------------
@@ -268,15 +297,22 @@ def test_killed_supervisor_is_replaced_and_callers_wait_for_it(
     assert service.until("restarted", ActiveState="active")["NRestarts"] == "1"
 
 
-def test_hung_supervisor_is_caught_by_the_watchdog(make_service: Callable[..., Service]) -> None:
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGUSR1], ids=["stopped", "event-loop"])
+def test_hung_supervisor_is_caught_by_the_watchdog(
+    make_service: Callable[..., Service], how: signal.Signals
+) -> None:
     service = make_service(activated=True, WatchdogSec="1", TimeoutAbortSec="60")
+    if how is signal.SIGUSR1:
+        (service.machine.files / "run/settings/sitecustomize.py").write_text(HANGING)
     service.start()
     before = service.pid
-    os.kill(before, signal.SIGSTOP)
+    os.kill(before, how)
     # SIGCONT comes with systemd's SIGABRT.
     service.machine.until(
         lambda: "Fatal Python error: Aborted" in service.log, "told where it hung"
     )
+    if how is signal.SIGUSR1:
+        assert "in hang" in service.log
     with service.call() as caller:
         hello(caller)
     shown = service.until("restarted", ActiveState="active", NRestarts="1")
@@ -337,3 +373,30 @@ def test_stop_ends_calls_after_drain_timeout(make_service: Callable[..., Service
         assert closed.value.rcvd
         assert closed.value.rcvd.code == 1001
     assert service.show()["ActiveState"] == "inactive"
+
+
+# --- the doctor ------------------------------------------------------------------------------
+
+
+def test_doctor_finds_nothing_wrong_and_names_what_was_broken(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service(activated=True, User="nobody", Group="nogroup", DynamicUser="no")
+    service.configure(queue_timeout="8s", drain_timeout="30s")  # as the unit was made for
+    service.start()
+    # Units in /run can be enabled for the time being only.
+    (enabled,) = service.examine()
+    assert "not enabled (disabled): it does not start with the host" in enabled[1]
+    units = service.machine.files / "run/units"
+    (service.machine.files / str(CONFIG)[1:]).chmod(0o600)
+    (units / f"{NAME}.d/zz.conf").write_text("[Service]\nLimitNOFILE=100\n")
+    socket_unit = units / "voicepool.socket"
+    socket_unit.write_text(socket_unit.read_text().replace(f":{service.port}", ":1"))
+    service.machine.systemctl("daemon-reload")
+    found = service.examine() - {enabled}
+    assert {mark for mark, _ in found} == {"problem"}
+    assert {text.partition(",")[0] for _, text in found} == {
+        f"{CONFIG} (settings) cannot be read by the service's user",
+        "LimitNOFILE is 100",
+        "voicepool.socket listens on 127.0.0.1:1",
+    }

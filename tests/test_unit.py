@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.pools import DEADLINE
-from voicepool import unit
+from voicepool import unit, unithost
 from voicepool.config import Settings
 from voicepool.errors import ConfigError
 
@@ -142,6 +142,39 @@ def test_command_says_what_is_missing(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "no.toml does not exist yet" in done.stderr
     assert "useradd --system --user-group nobody-here" in done.stderr
+
+
+def test_a_public_address_whose_keys_are_elsewhere_is_printed(tmp_path: Path) -> None:
+    """scripts/install prints the units, and keys belong into the environment file."""
+    config = tmp_path / "voicepool.toml"
+    config.write_text('[server]\nhost = "0.0.0.0"\n')
+    socket = voicepool("unit", "--socket", "--config", str(config))
+    assert (socket.returncode, lines(socket.stdout)["ListenStream"]) == (0, "0.0.0.0:8000")
+    service = voicepool("unit", "--config", str(config))
+    assert service.returncode == 0
+    assert "no key is seen: put VOICEPOOL_API_KEYS=... into /etc/voicepool" in service.stderr
+
+
+def test_variables_of_the_service_count(tmp_path: Path) -> None:
+    environment, config = tmp_path / "environment", tmp_path / "voicepool.toml"
+    key = "k" * 20
+    environment.write_text(
+        f"# keys\nVOICEPOOL_API_KEYS='{key}'\n; port\n VOICEPOOL_PORT=8123 \nHF_HOME=/x\n"
+    )
+    config.write_text('[server]\nhost = "0.0.0.0"\n')
+    settings = unithost.settings_of(config, environment)
+    assert (settings.api_keys, settings.port, settings.no_auth) == ((key,), 8123, False)
+    assert not unithost.unguarded(settings)
+    assert unithost.unguarded(unithost.settings_of(config, tmp_path / "none"))
+    config.write_text("[server]\nhosst = 1\n")
+    with pytest.raises(ConfigError, match="did you mean host"):
+        unithost.settings_of(config, environment)
+
+
+def test_what_a_unit_starts_can_be_read_from_it() -> None:
+    host = unit.Host(("/opt/100%/$x/python", "-m", "voicepool"), Path("/etc/vp%.toml"))
+    assert unit.started_by(unit.service(host, Settings())) == (host.command, host.config)
+    assert unit.started_by("[Service]\nExecStart=/bin/true\n") is None
 
 
 # --- what systemd says -----------------------------------------------------------------------

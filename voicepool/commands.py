@@ -87,17 +87,17 @@ def _shown_options(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unit(args: argparse.Namespace) -> ExitCode:
-    from voicepool import unit
+    from voicepool import unit, unithost
 
     path = Path(args.config).absolute() if args.config else unit.CONFIG
-    # What is missing yet is what `advice` is for, and a root's environment is not the service's.
-    settings = config.load({}, {}, path.parent, str(path) if path.exists() else None).settings
+    # A root's environment is not the service's.
+    settings = unithost.settings_of(path)
     if args.socket:
         print(unit.socket(settings), end="")
         return ExitCode.OK
-    host = unit.this_host(path, args.user)
+    host = unithost.this_host(path, args.user)
     print(unit.service(host, settings), end="")
-    for line in unit.advice(host):
+    for line in unithost.advice(host, settings):
         print(f"voicepool: note: {line}", file=sys.stderr)
     return ExitCode.OK
 

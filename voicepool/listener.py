@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from voicepool.errors import ConfigError
+from voicepool.logs import FloodGuard
 
 log = logging.getLogger("voicepool.frontdoor")
 
@@ -64,6 +65,7 @@ class Acceptor:
         """`on_rested` is called when it has rested for lack of descriptors; None: it goes on."""
         self._listener = listener
         self._on_rested = on_rested or self.rearm
+        self._flood = FloodGuard(log)
         self._loop = asyncio.get_running_loop()
         self._armed = False
         self._resting: asyncio.TimerHandle | None = None
@@ -116,7 +118,7 @@ class Acceptor:
     def rest(self, shortage: OSError) -> None:
         """Accept nobody for a while: there is no descriptor left. Else it would spin, being
         readable for as long as somebody waits."""
-        log.warning("out of file descriptors", extra={"error": shortage.strerror})
+        self._flood.warning("out of file descriptors", error=shortage.strerror)
         self._disarm()
         if self._resting is None:
             self._resting = self._loop.call_later(REARM_SECONDS, self._rested)

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Final
 
 from voicepool.config import Settings
 from voicepool.errors import ConfigError, EngineUnavailable
@@ -31,6 +33,34 @@ log = logging.getLogger("voicepool.supervisor")
 
 Reread = Callable[[], Settings]
 """Reads the settings from where the start took them. May block; raises ConfigError."""
+READING_SECONDS: Final = 30.0
+"""How long that may take: a file on a network mount that is gone is never read."""
+
+
+async def read_in_time(reread: Reread, deadline: float = READING_SECONDS) -> Settings:
+    """Raises ConfigError, also when it takes more than `deadline` seconds.
+
+    In a thread of its own, which nobody waits for: that of an executor would keep a server that is
+    told to stop from ending.
+    """
+    settings: Future[Settings] = Future()
+    settings.set_running_or_notify_cancel()  # so that whoever gives up leaves it as it is
+
+    def read() -> None:
+        try:
+            settings.set_result(reread())
+        except Exception as error:  # noqa: BLE001 - for whoever waits
+            settings.set_exception(error)
+
+    threading.Thread(target=read, name="vp-settings", daemon=True).start()
+    try:
+        async with asyncio.timeout(deadline):
+            return await asyncio.wrap_future(settings)
+    except TimeoutError:
+        raise ConfigError(
+            f"the settings could not be read within {deadline:g} s: see whether the disk or mount "
+            "that they are on answers"
+        ) from None
 
 
 class Trial:
@@ -106,7 +136,7 @@ class Reloader:
     async def _plan(self) -> Plan:
         if self._reread is None:
             raise ConfigError("the settings of this server came from no file that could be read")
-        fresh = await asyncio.to_thread(self._reread)
+        fresh = await read_in_time(self._reread)
         change = plan(self._supervisor.settings, self._started, fresh)
         self._supervisor.probe.check(change.settings)
         return change

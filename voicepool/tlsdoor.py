@@ -20,6 +20,7 @@ from voicepool.forker import child_environment
 from voicepool.helper import Helper
 from voicepool.ipc import Arrived, FdsLost
 from voicepool.listener import REARM_SECONDS, Admit
+from voicepool.logs import FloodGuard
 
 log = logging.getLogger("voicepool.supervisor")
 
@@ -47,6 +48,7 @@ class TlsDoor:
         self._listener = listener
         self._settings = settings
         self._loop = asyncio.get_running_loop()
+        self._flood = FloodGuard(log)
         self._backoff = Backoff(BACKOFF_BASE, BACKOFF_CAP, random.Random())
         self._running: _Running | None = None
         self._reading = False
@@ -178,7 +180,7 @@ class TlsDoor:
             self._loop.remove_reader(self._running.helper.channel.fileno())
 
     def _rest(self, shortage: str | None) -> None:
-        log.warning("out of file descriptors", extra={"error": shortage})
+        self._flood.warning("out of file descriptors", error=shortage)
         self._stop_reading()
         self._loop.call_later(REARM_SECONDS, self.rearm)
 

@@ -1,14 +1,10 @@
-"""`voicepool unit`: the systemd units for a host, from the templates in `units/`."""
+"""The systemd units for a host, from the templates in `units/`. Pure but for reading those; what is
+looked up on the host is in `unithost`."""
 
 from __future__ import annotations
 
 import math
-import pwd
 import re
-import stat
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -25,7 +21,6 @@ NOTIFY_RELOAD: Final = 253
 SLACK: Final = 15
 """Seconds that stopping may take beyond all time-outs: killing processes of gigabytes, mostly."""
 
-_HOMES: Final = ("/home", "/root", "/run/user")
 _RELOAD: Final = "ExecReload=/bin/kill -HUP $MAINPID"
 _RELOAD_BY_TYPE: Final = (
     "# systemctl reload sends HUP, and waits until voicepool says that it is done."
@@ -88,44 +83,14 @@ def stop_seconds(settings: Settings) -> int:
     return math.ceil(let_in + ending) + SLACK
 
 
-def this_host(config: Path, user: str) -> Host:
-    command = _command()
-    # The interpreter of a virtual environment may lie elsewhere.
-    paths = (Path(command[0]), Path(sys.executable).resolve(), config)
-    needs_home = any(path.is_relative_to(home) for home in _HOMES for path in paths)
-    return Host(command, config, user, _systemd_version(), needs_home)
-
-
-def advice(host: Host) -> Iterator[str]:
-    """What the host lacks for the unit to start."""
-    for folder in Path(sys.executable).resolve().parents:
-        if not folder.stat().st_mode & stat.S_IXOTH:
-            yield (
-                f"{folder} is shut to others than its owner, and Python is in there: "
-                "scripts/install puts voicepool elsewhere"
-            )
-    if not host.config.exists():
-        yield f"{host.config} does not exist yet; an empty file will do"
-    try:
-        pwd.getpwnam(host.user)
-    except KeyError:
-        yield f"there is no user {host.user} yet: useradd --system --user-group {host.user}"
-
-
-def _command() -> tuple[str, ...]:
-    script = Path(sys.executable).with_name("voicepool")
-    return (str(script),) if script.exists() else (sys.executable, "-m", "voicepool")
-
-
-def _systemd_version() -> int:
-    try:
-        shown = subprocess.run(
-            ["systemctl", "--version"], capture_output=True, text=True, timeout=10, check=False
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return 0
-    found = re.match(r"systemd (\d+)", shown)
-    return int(found[1]) if found else 0
+def started_by(text: str) -> tuple[tuple[str, ...], Path] | None:
+    """The command and the settings file that a unit's text starts, as `service` writes them; None
+    where somebody has written something else there."""
+    found = re.search(r"^ExecStart=(\S.*) start --config (\S+)$", text, re.MULTILINE)
+    if found is None:
+        return None
+    words = [word.replace("$$", "$").replace("%%", "%") for word in (*found[1].split(), found[2])]
+    return tuple(words[:-1]), Path(words[-1])
 
 
 def _user(name: str) -> str:

@@ -118,16 +118,19 @@ class Machine:
     # -- what it does
 
     def systemctl(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        pid = str(self._init())
-        done = subprocess.run(
-            ["nsenter", "-t", pid, "-m", "-p", "-C", "systemctl", *words],
+        done = self.run("systemctl", *words)
+        assert not check or done.returncode == 0, (words, done.stderr, self._console.read_text())
+        return done
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """As its root."""
+        return subprocess.run(
+            ["nsenter", "-t", str(self._init()), "-m", "-p", "-C", *command],
             capture_output=True,
             text=True,
             timeout=DEADLINE,
             check=False,
         )
-        assert not check or done.returncode == 0, (words, done.stderr, self._console.read_text())
-        return done
 
     def show(self, unit: str) -> dict[str, str]:
         """A unit's properties."""

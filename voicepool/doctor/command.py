@@ -10,14 +10,26 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from voicepool.config import STAGES, Settings, wants_color
-from voicepool.doctor import cuda, facts, fit, host, judge, judgegpu, report
+from voicepool.doctor import (
+    cuda,
+    facts,
+    fit,
+    host,
+    judge,
+    judgegpu,
+    judgeservice,
+    report,
+    service,
+)
 from voicepool.doctor.child import Child
 from voicepool.doctor.engines import Look, Wanted
 from voicepool.doctor.facts import Checked, Cuda, Host
-from voicepool.doctor.findings import Finding, Report, Section, ok
+from voicepool.doctor.findings import SERVICE, Finding, Report, Section, ok
 from voicepool.doctor.judgegpu import Needs
+from voicepool.doctor.judgeservice import Plan
+from voicepool.doctor.servicefacts import Service
 from voicepool.engines.registry import PROFILES, Choice, resolve_profile
-from voicepool.errors import ExitCode
+from voicepool.errors import ConfigError, ExitCode
 from voicepool.gpu import NONE, Gpu
 from voicepool.gpuprobe import survey
 from voicepool.ipc import Sight
@@ -72,6 +84,8 @@ class _Seen:
     """By the place in `wanted` of their choices."""
     places: Sequence[Mapping[str, int]]
     """For each choice: stage -> that place."""
+    service: Service | None
+    """None where there is none to speak of."""
 
 
 def examine(settings: Settings, environ: Mapping[str, str], *, probe: bool = False) -> Report:
@@ -85,6 +99,7 @@ def examine(settings: Settings, environ: Mapping[str, str], *, probe: bool = Fal
         *_profiles(seen),
         Section("workers", fit.judge(settings, seen.host, seen.gpus, bounds)),
     ]
+    sections += _service(seen)
     if not seen.choices:
         return Report("", f"app {settings.app}", sections, bounds)
     return Report(seen.choices[0].profile, seen.choices[0].why, sections, bounds)
@@ -110,10 +125,11 @@ def _look(settings: Settings, environ: Mapping[str, str], *, probe: bool) -> _Se
         look = Look(wanted, settings.max_connections, probe=probe)
         undo.callback(look.close)
         machine = host.look(settings.runtime_dir, environ)
+        served = service.look(settings, environ)
         checks = dict(enumerate(look.results()))
         answers = facts.gather(*libraries.answers()) if libraries else None
     gpus = usable if gpu_need(settings) != "none" else []
-    return _Seen(settings, choices, sight, gpus, machine, needs, answers, checks, places)
+    return _Seen(settings, choices, sight, gpus, machine, needs, answers, checks, places, served)
 
 
 def _choices(settings: Settings, gpus: Sequence[Gpu]) -> list[Choice]:
@@ -165,6 +181,38 @@ def _wanted(choices: Sequence[Choice]) -> tuple[list[Wanted], list[dict[str, int
 
 
 # --- judging ---------------------------------------------------------------------------------
+
+
+def _service(seen: _Seen) -> Iterator[Section]:
+    if seen.service is None:
+        return
+    if found := judgeservice.judge(seen.service, _plan(seen, seen.service)):
+        yield Section(SERVICE, found)
+    if seen.service.container is not None:
+        gpus = bool(seen.gpus)
+        found = [*judgeservice.judge_container(seen.service.container, seen.settings, gpus=gpus)]
+        yield Section("container", found)
+
+
+def _plan(seen: _Seen, found: Service) -> Plan:
+    """What the service would run: the settings of its own, else those that we were given."""
+    try:
+        settings, error = service.settings_of(found.unit), ""
+        settings = _resolved(settings, seen) if settings else None
+    except ConfigError as wrong:
+        settings, error = None, str(wrong)
+    known, settings = settings is not None, settings or seen.settings
+    need = gpu_need(settings)
+    gpus = need != "none" and bool(judgegpu.pick(seen.sight, settings)[0])
+    return Plan(settings, error, known, gpus or need == "must", need == "must")
+
+
+def _resolved(own: Settings, seen: _Seen) -> Settings:
+    if own.app:
+        return own
+    gpus = judgegpu.pick(seen.sight, own)[0]
+    gpu = gpus[0].name if gpus and own.gpus != NONE else ""
+    return replace(own, profile=resolve_profile(own.profile, own.engines, gpu=gpu).profile)
 
 
 def _profiles(seen: _Seen) -> Iterator[Section]:

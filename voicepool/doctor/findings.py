@@ -5,6 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
+
+SERVICE: Final = "service"
+"""The title of the section about it."""
 
 
 class Mark(enum.Enum):
@@ -27,6 +31,10 @@ class Finding:
 class Section:
     title: str
     findings: Sequence[Finding]
+
+    @property
+    def problems(self) -> int:
+        return sum(finding.mark is Mark.PROBLEM for finding in self.findings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +60,7 @@ class Report:
 
     @property
     def problems(self) -> int:
-        return sum(
-            finding.mark is Mark.PROBLEM
-            for section in self.sections
-            for finding in section.findings
-        )
+        return sum(section.problems for section in self.sections)
 
 
 def ok(text: str) -> Finding:

@@ -30,6 +30,10 @@ FILES: Final = 64
 """Files that a server has open by itself, at most."""
 FILES_PER_WORKER: Final = 3
 """Its control socket, its life-line and its pidfd. A caller's own socket is the worker's."""
+FAREWELLS: Final = 256
+"""Answered clients that are still there, at most; each may have a file on its way."""
+TASKS: Final = 64
+"""Processes and threads of a server without its workers, rather too many."""
 TASKS_PER_WORKER: Final = 32
 """Threads of a worker, rather too many: with the embedded engines it is 6 in a call."""
 
@@ -78,6 +82,25 @@ def _ledger(settings: Settings, host: Host, gpus: Sequence[Gpu]) -> Ledger:
         {HOST: memory, **{gpu.device: Reading(gpu.total, gpu.used) for gpu in gpus}}, zygote
     )
     return ledger
+
+
+def files_needed(settings: Settings) -> int:
+    """Descriptors of the process that needs most of them, where all that may come do come.
+
+    The supervisor has one for a caller who has not been handed over yet, and one more for each
+    worker until that has acknowledged. A TLS relay has two for everybody, calls included.
+    """
+    processes = settings.max_connections + settings.spare
+    heads = settings.max_heads + 2 * FAREWELLS
+    supervisor = FILES + (FILES_PER_WORKER + 1) * processes + settings.max_waiting + heads
+    if not settings.tls_cert:
+        return supervisor
+    return max(supervisor, FILES + 2 * (processes + settings.max_waiting + heads))
+
+
+def tasks_needed(settings: Settings) -> int:
+    """Processes and threads with all workers there."""
+    return TASKS + TASKS_PER_WORKER * (settings.max_connections + settings.spare)
 
 
 def _times(free: int, each: int) -> int:

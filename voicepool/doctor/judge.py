@@ -10,6 +10,7 @@ import voicepool
 from voicepool.config import STAGES, Settings
 from voicepool.doctor.facts import Checked, Host, in_cores
 from voicepool.doctor.findings import Finding, note, ok, problem, wrong
+from voicepool.doctor.fit import files_needed
 from voicepool.engines.registry import Choice, name_profile
 from voicepool.quantities import format_size
 
@@ -59,12 +60,12 @@ def _cores(host: Host) -> Finding:
 
 
 def _files(host: Host, settings: Settings) -> Finding:
+    need = files_needed(settings)
     text = f"{host.files} open files"
-    callers = settings.max_heads + settings.max_waiting
-    if host.files < 4 * callers:
+    if host.files < need:
         # No failure: the server stops to accept while it is out of descriptors.
         return note(
-            f"{text}: little beside {callers} callers who may be about to connect or wait",
+            f"{text}, and it takes {need} to serve, hold and hear as many as the settings say",
             "raise the hard limit (LimitNOFILE=, docker run --ulimit nofile=65536), or lower "
             "--max-heads and --max-waiting",
         )

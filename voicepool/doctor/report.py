@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import voicepool
-from voicepool.doctor.findings import Finding, Mark, Report
+from voicepool.doctor.findings import SERVICE, Finding, Mark, Report
 from voicepool.errors import ExitCode
 from voicepool.logs import escape
 
@@ -52,7 +52,9 @@ def _verdict(report: Report) -> str:
     if report.problems == 0:
         return "Ready: voicepool start" + _named(report)
     found = "1 problem keeps" if report.problems == 1 else f"{report.problems} problems keep"
-    return f"{found} {report.profile or 'the app'} from running as asked."
+    troubled = [section.title for section in report.sections if section.problems]
+    what = f"the {SERVICE}" if troubled == [SERVICE] else report.profile or "the app"
+    return f"{found} {what} from running as asked."
 
 
 def _named(report: Report) -> str:
