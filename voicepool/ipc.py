@@ -192,6 +192,8 @@ class Ended(Message, frozen=True):
     private: int
     outcome: str
     """"completed", "stopped" (we ended it) or "failed" (the app raised)."""
+    limit: str = ""
+    """The value of one of `poolspec.LIMITS_OF_A_CALL`, where that ended it."""
 
 
 class Beat(Message, frozen=True):
