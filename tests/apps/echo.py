@@ -5,6 +5,7 @@ It hosts most tests of the pool.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import os
@@ -62,6 +63,11 @@ async def _misbehave(websocket: ServerConnection, order: str) -> None:
             ctypes.PyDLL(None).sleep(3600)
         case "!eat":
             _eaten.append(b"x" * (256 << 20))
+        case "!tell":
+            # Speaks on and on, whether or not anybody says anything.
+            while True:
+                await websocket.send("and then")
+                await asyncio.sleep(0.05)
         case "!fork":
             # A child of the worker's own that would live on.
             if os.fork() == 0:
