@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import DATA_OPCODES, CloseCode, Frame
-from websockets.protocol import Event
+from websockets.protocol import Event, State
 from websockets.typing import Subprotocol
 
 from voicepool.app import Negotiating
@@ -102,12 +102,13 @@ class Connection(ServerConnection):
         self.used = self.loop.time()
 
     async def outlast(self, limit: float) -> None:
-        """Wait until no message has come or gone for `limit` seconds."""
+        """Wait until no message has come or gone for `limit` seconds; not while it is closing."""
         while True:
             left = self.used + limit - self.loop.time()
-            if left <= 0:
+            if left <= 0 and self.state is State.OPEN:
                 return
-            await asyncio.sleep(left)
+            # A caller who has said goodbye gets LINGER_SECONDS, and nobody has to be told then.
+            await asyncio.sleep(left if left > 0 else LINGER_SECONDS)
 
     async def keep_alive(self) -> None:
         """Ping for ever; closes the connection of a caller who is gone.

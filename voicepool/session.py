@@ -17,6 +17,7 @@ import numpy as np
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
+from websockets.protocol import State
 
 from voicepool import errors, events
 from voicepool.app import CallOver
@@ -123,9 +124,13 @@ class Session:
         """Raises CallOver once nobody has used the call for too long."""
         while True:
             left = self._idleness.left(self._clock())
-            if left <= 0:
+            if left > 0:
+                await asyncio.sleep(left)
+            elif self._websocket.state is State.OPEN:
                 raise CallOver(IDLE_LIMIT)
-            await asyncio.sleep(left)
+            else:  # the caller has said goodbye: nobody has to be told
+                await self._websocket.wait_closed()
+                return
 
     async def _bid_farewell(self, words: Sequence[Action]) -> None:
         """Say why, as the codec words it, before the host closes."""
