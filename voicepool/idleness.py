@@ -12,7 +12,7 @@ class Idleness:
     """How a call is used. Times are seconds on any clock that never goes back."""
 
     def __init__(self, limit: float, now: float) -> None:
-        """`limit`: for how long nobody may use it; above 0."""
+        """`limit`: for how long nobody may use it."""
         self._limit = limit
         self._used = now
         self._heard = now

@@ -161,7 +161,7 @@ class SpeechApp:
                     codec,
                     pipeline,
                     call_limit=self._call_limit,
-                    idle_limit=self._idle_limit,
+                    idle_limit=0.0 if rehearsed else self._idle_limit,
                     log_level=logging.DEBUG if rehearsed else logging.INFO,
                 )
                 await session.run()

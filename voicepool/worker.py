@@ -43,6 +43,8 @@ log = logging.getLogger("voicepool.worker")
 REHEARSAL_SECONDS = 60.0
 _TOO_BIG = ("hard_limit", "vram_hard_limit")
 """Reasons to stop that are about to kill: there is time for a close code and no more."""
+MAX_REASON = 30
+"""Characters of a close reason: however many bytes each has, they fit into the frame."""
 CALL_LIMIT, IDLE_LIMIT, MESSAGE_SIZE = "call_limit", "idle_limit", "message_size"
 FOOTPRINT_EVERY = 5
 """Heartbeats between two measurements of memory, which walks the page tables."""
@@ -298,7 +300,7 @@ class Worker:
         except ConnectionClosed:
             return "stopped" if self._stopped.done() else "completed"
         except CallOver as over:
-            self._limit = str(over)
+            self._limit = str(over)[:MAX_REASON]
             await websocket.close(CloseCode.GOING_AWAY, self._limit)
             return "stopped"
         except asyncio.CancelledError:
