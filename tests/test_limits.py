@@ -27,6 +27,17 @@ Start = Callable[..., PoolServer]
 KIB, MIB = 1 << 10, 1 << 20
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PoolServer]:
+    """Without any limit that a test would reach."""
+    server = PoolServer(tmp_path_factory.mktemp("runtime"), workers=1)
+    try:
+        server.stage("serving")
+        yield server
+    finally:
+        server.close()
+
+
 def until_closed(client: ClientConnection) -> tuple[int, str]:
     """Code and reason."""
 
@@ -95,7 +106,7 @@ def test_messages_in_either_direction_are_use(start_pool: Start, whose: str) -> 
 def test_a_spoken_call_that_nobody_uses_is_ended_in_the_words_of_its_protocol(
     start_pool: Start,
 ) -> None:
-    server = start_pool(app="", workers=2, idle_limit=1.0)
+    server = start_pool(app="", workers=2, idle_limit=1.0, call_limit=4.0)
     silence = base64.b64encode(bytes(4_800)).decode()
     append = json.dumps({"type": "input_audio_buffer.append", "audio": silence})
     with server.call("/v1/realtime") as caller, repeating(lambda: caller.send(append)):
@@ -109,10 +120,39 @@ def test_a_spoken_call_that_nobody_uses_is_ended_in_the_words_of_its_protocol(
             "content": "The call ends here: nobody has said anything for 1 minute.",
         }
         assert until_closed(page) == (1001, "idle_limit")
+    wish = json.dumps({"type": "set_speed", "speed": 50})
+    with server.call("/ws") as page, repeating(lambda: page.send(wish)):
+        assert json.loads(page.recv(timeout=DEADLINE)) == {
+            "type": "final_assistant_answer",
+            "content": "The call ends here, after 1 minute.",
+        }
+        assert until_closed(page) == (1001, "call_limit")
     totals = server.until_idle()["totals"]
     assert totals["limits"]["idle_limit"] == 2
-    assert totals["completed"] == 2
+    assert totals["limits"]["call_limit"] == 1
+    assert totals["completed"] == 3
     assert server.logged("session ended", ended="idle")
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "counted"),
+    [
+        ("idle_limit", "idle_limit", 1),
+        ("call_limit", "call_limit", 0),
+        ("\N{SNOWMAN}" * 200, "\N{SNOWMAN}" * 30, 0),
+    ],
+)
+def test_an_app_ends_its_call_for_a_limit_and_only_those_that_are_its_own_count(
+    server: PoolServer, name: str, told: str, counted: int
+) -> None:
+    before = server.until_idle()["totals"]["limits"]
+    with server.call() as caller:
+        hello(caller)
+        caller.send(f"!over {name}")
+        assert until_closed(caller) == (1001, told)
+    after = server.until_idle()["totals"]["limits"]
+    assert sum(after.values()) - sum(before.values()) == counted
+    assert after["idle_limit"] - before["idle_limit"] == counted
 
 
 # --- messages that are too large -------------------------------------------------------------

@@ -17,7 +17,7 @@ import time
 
 from websockets.asyncio.server import ServerConnection
 
-from voicepool.app import caller
+from voicepool.app import CallOver, caller
 
 _eaten: list[bytes] = []
 
@@ -63,6 +63,8 @@ async def _misbehave(websocket: ServerConnection, order: str) -> None:
             ctypes.PyDLL(None).sleep(3600)
         case "!eat":
             _eaten.append(b"x" * (256 << 20))
+        case "!over":
+            raise CallOver(order.partition(" ")[2])
         case "!tell":
             # Speaks on and on, whether or not anybody says anything.
             while True:
