@@ -28,7 +28,6 @@ DUMP_SECONDS: Final = 0.1
 LAST_WORDS_SECONDS: Final = 0.25
 """What a worker with too much memory gets to tell its caller before it is killed."""
 
-_TOO_BIG = frozenset({Reason.HARD_LIMIT, Reason.VRAM_HARD_LIMIT})
 _HUNG = frozenset(
     {
         Reason.HELLO_TIMEOUT,
@@ -146,7 +145,7 @@ class WorkerHandle:
         if self._pidfd is not None and reason in _HUNG:
             linux.signal_pidfd(self._pidfd, ipc.DUMP_SIGNAL)
             self._loop.call_later(DUMP_SECONDS, self._kill)
-        elif self._has_caller and reason in _TOO_BIG:
+        elif self._has_caller and reason in ipc.TOO_BIG:
             self.stop(reason)
             self._loop.call_later(LAST_WORDS_SECONDS, self._kill)
         else:

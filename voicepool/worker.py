@@ -41,8 +41,6 @@ from voicepool.settling import settle
 log = logging.getLogger("voicepool.worker")
 
 REHEARSAL_SECONDS = 60.0
-_TOO_BIG = ("hard_limit", "vram_hard_limit")
-"""Reasons to stop that are about to kill: there is time for a close code and no more."""
 MAX_REASON = 30
 """Characters of a close reason: however many bytes each has, they fit into the frame."""
 CALL_LIMIT, IDLE_LIMIT, MESSAGE_SIZE = "call_limit", "idle_limit", "message_size"
@@ -327,7 +325,7 @@ class Worker:
         lost = self._loop.create_task(connection.lost.wait())
         idle = self._loop.create_task(self._outlast(connection))
         await self._first(lost, self._handled, self._stopped, idle)
-        if idle.done() and not self._stopped.done():
+        if not (lost.done() or self._handled.done() or self._stopped.done()):
             self._limit = IDLE_LIMIT
             self._stopped.set_result(IDLE_LIMIT)
         idle.cancel()
@@ -347,7 +345,10 @@ class Worker:
             connection.transport.abort()
         outcome = self._handled.result() if self._handled.done() else "failed"
         seconds = round(self._loop.time() - began, 3)
-        exceeded = self._exceeded(connection)
+        closed = connection.protocol.close_sent
+        if closed is not None and closed.code == CloseCode.MESSAGE_TOO_BIG:
+            self._limit = MESSAGE_SIZE
+        exceeded = self._exceeded()
         log.info("call ended", extra=self._fields(outcome=outcome, seconds=seconds, **exceeded))
         return outcome
 
@@ -361,18 +362,15 @@ class Worker:
 
     def _end(self, connection: Connection, handler: asyncio.Task[None], reason: str) -> None:
         """End the call for `reason`, which rides along for an app that wants to tell its caller."""
-        if reason in _TOO_BIG:
+        if reason in ipc.TOO_BIG:
             self._closing = self._loop.create_task(
                 connection.close(CloseCode.INTERNAL_ERROR, reason)
             )
         else:
             handler.cancel(reason)
 
-    def _exceeded(self, connection: Connection) -> dict[str, object]:
+    def _exceeded(self) -> dict[str, object]:
         """The limit that has ended the call and how much it allows, for the log."""
-        closed = connection.protocol.close_sent
-        if closed is not None and closed.code == CloseCode.MESSAGE_TOO_BIG and not self._limit:
-            self._limit = MESSAGE_SIZE
         allowed = {
             CALL_LIMIT: self.settings.call_limit,
             IDLE_LIMIT: self.settings.idle_limit,
