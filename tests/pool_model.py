@@ -35,16 +35,25 @@ from voicepool.pool import (
     SpawnFailed,
     Stop,
     Tick,
+    Warn,
     WorkerHello,
     WorkerReady,
     WorkerState,
 )
+from voicepool.poolspec import LIMITS
+from voicepool.staffing import AGE_JITTER
 
 TOTAL = 4_000 * MB
 COMING = (WorkerState.STARTING, WorkerState.WARMING)
 CALLING = (WorkerState.ASSIGNED, WorkerState.SERVING)
 LEAVING = (WorkerState.RETIRING, WorkerState.KILLING)
-BLAMELESS = (Reason.DRAINING, Reason.RELOAD, Reason.BUDGET, Reason.SURPLUS)
+BLAMELESS = (
+    Reason.DRAINING,
+    Reason.RELOAD,
+    Reason.BUDGET,
+    Reason.SURPLUS,
+    Reason.WORKER_AGE,
+)
 
 
 @dataclass
@@ -62,6 +71,8 @@ class Process:
     loaded: bool = False
     stale: bool = False
     dismissed: bool = False
+    stopped: bool = False
+    warm_since: float = 0.0
     private: int | None = None
     vram: int | None = None
     """What the pool was told last of it; None before it was told anything."""
@@ -125,6 +136,7 @@ class World:
         self.read_others = dict.fromkeys(self.devices, 0)
         self.read_surely = dict.fromkeys(self.devices, 0)
         self.zygote = 50 * MB
+        self.limits: dict[str, int] = dict.fromkeys(LIMITS, 0)
 
     # -- what happens
 
@@ -161,6 +173,7 @@ class World:
         if process.state is WorkerState.WARMING:
             process.state = WorkerState.IDLE
         process.loaded = True
+        process.warm_since = self.now
         self.measure(process, footprint)
         self.send(WorkerReady(process.number, footprint.host))
 
@@ -173,13 +186,15 @@ class World:
             process.state = WorkerState.SERVING
         self.send(SessionAccepted(process.number))
 
-    def end(self, process: Process, footprint: Cost) -> None:
+    def end(self, process: Process, footprint: Cost, limit: Reason | None = None) -> None:
+        if limit is not None and not process.stopped:
+            self.limits[limit] += 1
         self.caller_of(process).outcomes.append("served")
         process.ended = True
         if process.state is WorkerState.SERVING:
             process.state = WorkerState.RETIRING
         self.measure(process, footprint)
-        self.send(SessionEnded(process.number, footprint.host))
+        self.send(SessionEnded(process.number, footprint.host, limit))
 
     def heartbeat(self, process: Process, footprint: Cost) -> None:
         self.measure(process, footprint)
@@ -331,6 +346,8 @@ class World:
     # -- commands
 
     def obey(self, command: Command) -> None:
+        if isinstance(command, Stop | Kill | Warn) and command.reason in LIMITS:
+            self.limits[command.reason] += 1
         match command:
             case Spawn():
                 self.obey_spawn(command)
@@ -349,10 +366,25 @@ class World:
                 assert process.state in (*COMING, WorkerState.IDLE, WorkerState.SERVING)
                 if process.state is WorkerState.SERVING:
                     assert command.reason in (Reason.CALL_LIMIT, Reason.DRAINING)
+                if command.reason is Reason.WORKER_AGE:
+                    self.check_old(process)
+                process.stopped = True
                 process.state = WorkerState.RETIRING
                 process.dismissed |= command.reason in BLAMELESS
             case Kill():
+                self.processes[command.worker].stopped = True
                 self.processes[command.worker].state = WorkerState.KILLING
+            case Warn():
+                assert self.processes[command.worker].state in CALLING
+                assert command.reason in (Reason.SOFT_LIMIT, Reason.VRAM_SOFT_LIMIT)
+
+    def check_old(self, process: Process) -> None:
+        """It is old, and its going leaves somebody for the next caller."""
+        assert process.state is WorkerState.IDLE
+        assert self.settings.worker_age is not None
+        assert self.now - process.warm_since >= self.settings.worker_age * (1 - AGE_JITTER)
+        assert len(self.among(WorkerState.IDLE)) > 1
+        assert not self.draining
 
     def obey_spawn(self, command: Spawn) -> None:
         assert not self.draining
@@ -399,6 +431,7 @@ class World:
         assert seen.draining == self.draining
         assert seen.halted == self.halted
         assert seen.estimate == self.estimate
+        assert seen.totals.limits == self.limits
         self.check_serving()
         self.check_deadlines()
         self.check_memory()
@@ -461,6 +494,21 @@ class World:
         assert len(idle) == self.settings.workers or not self.fits()
         if any(process.stale for process in idle):
             assert not self.fits(without_stale=True), "not rolled, though it could be"
+        elif self.settings.worker_age is not None and self.fits() and len(idle) > 1:
+            self.outlive([process.number for process in idle])
+
+    def outlive(self, old: list[int]) -> None:
+        """Nothing happens but that time passes: one after the other they are replaced."""
+        for _ in range(1_000):
+            if not any(number in self.processes for number in old):
+                return
+            for process in [*self.processes.values()]:
+                if not self.behave(process) and process.number in self.processes:
+                    self.beat(process)
+            self.now += 0.25
+            self.send(Tick())
+            self.check()
+        raise AssertionError("they grow old and stay")
 
     def calm_step(self) -> bool:
         """Everybody does what is expected of them; False once there is nothing left to do."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -171,13 +172,37 @@ def test_a_worker_that_leaks_is_replaced_when_idle_and_killed_in_a_call(
         server.until_status(
             lambda s: any(w["vram"] == 4 * GB for w in s["workers"]), "weighed the caller's worker"
         )
+        server.logged("worker above a soft limit in its call", vram=4 * GB)
         takes(caller, 4 * GB + 1)
-        with pytest.raises(ConnectionClosedError):
+        with pytest.raises(ConnectionClosedError) as closed:
             caller.recv(timeout=DEADLINE)
+        assert closed.value.rcvd
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1011, "vram_hard_limit")
     server.logged("worker killed", reason="vram_hard_limit", vram=4 * GB + 1)
     report = server.until_idle()
     assert report["totals"]["exits"] == {"vram_soft_limit": 1, "vram_hard_limit": 1}
+    limits = report["totals"]["limits"]
+    assert (limits["vram_soft_limit"], limits["vram_hard_limit"]) == (2, 1)
     assert account(report)["per_worker"] == 4 * GB, "the high-water mark of those within limits"
+
+
+def test_a_worker_with_too_much_memory_is_killed_though_it_cannot_say_so(
+    install_driver: Install, start: Start
+) -> None:
+    driver = install_driver(Card("GPU-a", 24 * GB))
+    server = start(driver, workers=1, vram_hard_limit=4 * GB)
+    with server.call() as caller:
+        place(caller)
+        (worker,) = server.workers("serving")
+        os.kill(worker["pid"], signal.SIGSTOP)
+        driver.allocate("GPU-a", 4 * GB + 1, worker["pid"])
+        with pytest.raises(ConnectionClosedError) as closed:
+            caller.recv(timeout=DEADLINE)
+        assert closed.value.rcvd is None
+    server.logged("worker killed", reason="vram_hard_limit")
+    report = server.until_idle()
+    assert report["totals"]["limits"]["vram_hard_limit"] == 1
+    assert report["totals"]["lost"] == 1
 
 
 # --- devices that come and go --------------------------------------------------------------------

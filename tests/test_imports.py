@@ -89,8 +89,8 @@ def test_the_pool_needs_nothing_but_the_standard_library() -> None:
     assert third_party(others) == set()
     assert not others & WORLD
     parts = (
-        "pool poolspec poolstate poolview roster staffing footprints backoff deadlines budget"
-        " budgetspec errors"
+        "pool poolspec pooltables poolstate poolview roster staffing footprints backoff deadlines"
+        " budget budgetspec errors"
     )
     assert ours <= {PACKAGE, *(f"voicepool.{part}" for part in parts.split())}
 
@@ -106,6 +106,7 @@ def test_the_pool_needs_nothing_but_the_standard_library() -> None:
         (["voicepool.access"], {"h11"}),
         (["voicepool.openaiapi"], {"h11", "msgspec"}),
         (["voicepool.clientsecrets"], set()),
+        (["voicepool.idleness"], set()),
         (["voicepool.dialogue"], set()),
         (["voicepool.sentences", "voicepool.quantities"], set()),
         (package("voicepool.spoken"), {"babel", "num2words"}),
@@ -223,8 +224,8 @@ def test_only_the_settings_read_the_environment() -> None:
         "voicepool.bench.commands",  # hands it to config.client
         "voicepool.commands",  # hands it to config.load
         "voicepool.forker",  # the zygote's, with one thread for every library
+        "voicepool.settling",  # a worker's own TMPDIR and CUDA_VISIBLE_DEVICES
         "voicepool.tlsrelay",  # hands it to config.wants_color
-        "voicepool.worker",  # its own TMPDIR and CUDA_VISIBLE_DEVICES
         "voicepool.zygote",  # hands it to config.wants_color
     }
 

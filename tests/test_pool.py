@@ -29,7 +29,7 @@ from voicepool.pool import (
     WorkerReady,
     WorkerState,
 )
-from voicepool.poolspec import CONNECTION_TABLE, DEADLINES, WORKER_TABLE
+from voicepool.pooltables import CONNECTION_TABLE, DEADLINES, WORKER_TABLE
 
 WORKER_EVENTS: dict[type[Event], Callable[[int], Event]] = {
     WorkerHello: WorkerHello,

@@ -31,6 +31,7 @@ from voicepool.pool import (
     Heartbeat,
     PoolSettings,
     ProcessExited,
+    Reason,
     Refuse,
     SessionAccepted,
     SessionEnded,
@@ -38,6 +39,7 @@ from voicepool.pool import (
     Tick,
     WorkerState,
 )
+from voicepool.poolspec import LIMITS_OF_A_CALL
 
 seldom = st.sampled_from([False] * 14 + [True])
 footprints = st.builds(
@@ -75,6 +77,7 @@ def pool_settings(draw: st.DrawFn) -> PoolSettings:
         kill_timeout=1.0,
         drain_timeout=5.0,
         call_limit=draw(st.sampled_from([None, 4.0])),
+        worker_age=draw(st.sampled_from([None, 3.0, 15.0])),
         settle=2.0,
         budget=draw(budgets),
     )
@@ -220,12 +223,16 @@ class PoolMachine(RuleBasedStateMachine):
             self.world.accept(process)
 
     @precondition(in_state(WorkerState.SERVING, *LEAVING))
-    @rule(pick=st.integers(0, 9), footprint=footprints)
-    def session_ends(self, pick: int, footprint: Cost) -> None:
+    @rule(
+        pick=st.integers(0, 9),
+        footprint=footprints,
+        limit=st.sampled_from([None, None, *LIMITS_OF_A_CALL]),
+    )
+    def session_ends(self, pick: int, footprint: Cost, limit: Reason | None) -> None:
         """Perhaps of one that was told to stop, or is being killed."""
         process = self.some(pick, WorkerState.SERVING, *LEAVING)
         if process.accepted and not process.ended:
-            self.world.end(process, footprint)
+            self.world.end(process, footprint, limit)
 
     @precondition(in_state(*(set(WorkerState) - {WorkerState.STARTING})))
     @rule(pick=st.integers(0, 9), footprint=footprints)

@@ -25,9 +25,11 @@ from voicepool.pool import (
     SessionEnded,
     Stop,
     Tick,
+    Warn,
     WorkerHello,
     WorkerState,
 )
+from voicepool.poolspec import LIMITS, LIMITS_OF_A_CALL
 
 W = WorkerState
 
@@ -249,21 +251,60 @@ def test_the_call_limit_stops_the_call() -> None:
     driver.call(1)
     assert driver.tick() == [Stop(1, Reason.CALL_LIMIT)]
     driver.send(SessionEnded(1, SMALL.host))
-    assert driver.pool.snapshot().totals.completed == 1
+    totals = driver.pool.snapshot().totals
+    assert totals.completed == 1
+    assert totals.limits["call_limit"] == 1
+
+
+@pytest.mark.parametrize("limit", LIMITS_OF_A_CALL)
+def test_a_limit_that_the_worker_tells_of_is_counted(limit: Reason) -> None:
+    driver = Driver(settings(1))
+    driver.warm()
+    assert driver.pool.snapshot().totals.limits == dict.fromkeys(LIMITS, 0), "all are there"
+    driver.call(1)
+    driver.send(SessionEnded(1, SMALL.host, limit))
+    totals = driver.pool.snapshot().totals
+    assert totals.limits == {**dict.fromkeys(LIMITS, 0), limit: 1}
+    assert totals.completed == 1
+
+
+def test_a_call_that_reaches_two_limits_at_once_has_ended_for_the_first() -> None:
+    driver = Driver(settings(1, call_limit=10.0, heartbeat_timeout=60.0))
+    driver.warm()
+    driver.call(1)
+    driver.tick()
+    driver.send(SessionEnded(1, SMALL.host, Reason.IDLE_LIMIT))
+    limits = driver.pool.snapshot().totals.limits
+    assert (limits["call_limit"], limits["idle_limit"]) == (1, 0)
+
+
+def test_what_is_no_limit_is_not_counted_as_one() -> None:
+    driver = Driver(settings(2))
+    driver.warm()
+    driver.call(1)
+    driver.send(DrainRequested())
+    driver.send(DrainRequested())
+    assert set(driver.pool.snapshot().totals.limits.values()) == {0}
 
 
 def test_the_soft_limit_retires_when_idle_and_leaves_a_call_alone() -> None:
     driver = Driver(settings(2, budget=BudgetSettings(SMALL, soft_limit=Limits(host=300 * MB))))
     driver.warm()
     driver.call(1)
-    assert driver.send(Heartbeat(1, 400 * MB)) == []
+    assert driver.send(Heartbeat(1, 400 * MB)) == [Warn(1, Reason.SOFT_LIMIT)]
+    assert driver.send(Heartbeat(1, 400 * MB)) == [], "once is enough"
     assert driver.send(Heartbeat(2, 400 * MB)) == [Stop(2, Reason.SOFT_LIMIT)]
+    driver.send(SessionEnded(1, 400 * MB))
+    driver.send(ProcessExited(1))
+    totals = driver.pool.snapshot().totals
+    assert totals.limits["soft_limit"] == 2
+    assert totals.exits == {"ended": 1}, "it has left as all do"
 
 
 def test_a_worker_over_its_soft_limit_still_serves_whoever_waits() -> None:
     driver = Driver(settings(1, budget=BudgetSettings(SMALL, soft_limit=Limits(host=300 * MB))))
     driver.send(ConnectionArrived(1))
-    assert driver.ready(1, Cost(400 * MB)) == [Assign(1, 1)]
+    assert driver.ready(1, Cost(400 * MB)) == [Assign(1, 1), Warn(1, Reason.SOFT_LIMIT)]
 
 
 @pytest.mark.parametrize("state", [W.WARMING, W.IDLE, W.ASSIGNED, W.SERVING, W.RETIRING])
@@ -281,6 +322,8 @@ def test_the_hard_limit_kills_in_every_state(state: WorkerState) -> None:
     assert driver.state(1) is state
     assert driver.send(Heartbeat(1, 301 * MB)) == [Kill(1, Reason.HARD_LIMIT)]
     assert driver.pool.snapshot().estimate.host == SMALL.host, "a freak is no measure"
+    assert driver.send(Heartbeat(1, 301 * MB)) == []
+    assert driver.pool.snapshot().totals.limits["hard_limit"] == 1
 
 
 # --- draining -----------------------------------------------------------------------------------

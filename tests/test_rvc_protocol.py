@@ -259,6 +259,13 @@ def test_a_call_at_its_limit_ends_with_a_word() -> None:
     assert wire.page.bubbles == [("assistant", "The call ends here, after 60 minutes.")]
 
 
+def test_a_call_that_nobody_uses_ends_with_a_word() -> None:
+    wire = Wire()
+    wire.take(wire.protocol.idle(600))
+    said = "The call ends here: nobody has said anything for 10 minutes."
+    assert wire.page.bubbles == [("assistant", said)]
+
+
 # --- sound -----------------------------------------------------------------------------------
 
 

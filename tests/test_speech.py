@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 from tests.instruments import LoudnessDetector, ScriptedModel, ScriptedRecognizer, ToneSynthesizer
 from tests.instruments import engines as instruments
 from tests.test_session import DEADLINE, hosting
-from voicepool.app import App, Negotiating, Rehearsing
+from voicepool.app import App, Attentive, Negotiating, Rehearsing
 from voicepool.config import Settings
 from voicepool.engines.base import Engines
 from voicepool.errors import ConfigError, EngineError
@@ -27,6 +27,7 @@ def test_it_is_what_a_worker_hosts() -> None:
     assert isinstance(app, App)
     assert isinstance(app, Rehearsing)
     assert isinstance(app, Negotiating)
+    assert isinstance(app, Attentive)
     assert list(app.paths) == ["/v1/realtime", "/realtime", "/ws"]
     assert app.max_message_size == MAX_MESSAGE_BYTES
 

@@ -19,6 +19,7 @@ from voicepool.pool import (
     Spawn,
     Stop,
     Tick,
+    Warn,
     WorkerHello,
     WorkerState,
 )
@@ -482,7 +483,12 @@ def test_a_worker_above_its_vram_limits_retires_when_idle_and_is_killed_in_a_cal
     driver.gpus(16_000)
     driver.warm(GPU_WORKER)
     driver.call(1)
-    assert driver.weigh({1: 1_600 * MB, 2: 1_600 * MB}) == [Stop(2, Reason.VRAM_SOFT_LIMIT)]
+    assert driver.weigh({1: 1_600 * MB, 2: 1_600 * MB}) == [
+        Warn(1, Reason.VRAM_SOFT_LIMIT),
+        Stop(2, Reason.VRAM_SOFT_LIMIT),
+    ]
     assert driver.weigh({1: 2_001 * MB}, guessed=True) == [], "nobody is killed on a guess"
     assert driver.weigh({1: 2_001 * MB}) == [Kill(1, Reason.VRAM_HARD_LIMIT)]
     assert driver.pool.snapshot().estimate.device == 1_600 * MB, "a leak tells of no other worker"
+    limits = driver.pool.snapshot().totals.limits
+    assert (limits["vram_soft_limit"], limits["vram_hard_limit"]) == (2, 1)

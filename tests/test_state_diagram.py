@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from voicepool.poolspec import CONNECTION_TABLE, WORKER_TABLE
+from voicepool.pooltables import CONNECTION_TABLE, WORKER_TABLE
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "make-state-diagram"

@@ -216,6 +216,13 @@ def test_an_error_of_the_servers_own_has_no_event_id(wire: Wire) -> None:
     }
 
 
+def test_a_call_that_nobody_uses_ends_with_a_code_that_clients_know(wire: Wire) -> None:
+    (sent,) = wire.take(wire.protocol.idle(600.0))
+    assert sent["error"]["code"] == "session_expired"
+    assert sent["error"]["message"] == "Your session was idle for 10 minutes."
+    assert wire.actions[-1] == HangUp("idle_limit")
+
+
 def test_turns_that_never_get_a_transcript_do_not_pile_up() -> None:
     transcripts = Transcripts()
     for number in range(MAX_TURNS + 5):

@@ -153,7 +153,8 @@ def test_call_ends_at_the_limit(start_pool: Start) -> None:
             caller.recv(timeout=60)
         assert closed.value.rcvd
         assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "call_limit")
-    server.until_idle()
+    assert server.until_idle()["totals"]["limits"]["call_limit"] == 1
+    assert server.logged("call ended", limit="call_limit")["allowed"] == 0.3
 
 
 @pytest.mark.parametrize("order", ["!hang", "!stuck"])
@@ -186,10 +187,14 @@ def test_worker_over_the_hard_limit_is_killed_with_a_reason(start_pool: Start) -
     with server.call() as caller:
         hello(caller)
         caller.send("!eat")
-        with pytest.raises(ConnectionClosedError):
+        with pytest.raises(ConnectionClosedError) as closed:
             caller.recv(timeout=60)
-    server.logged("worker killed", reason="hard_limit")
-    server.until_idle()
+        assert closed.value.rcvd
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1011, "hard_limit")
+    assert server.logged("worker killed", reason="hard_limit")["private"] > 120 << 20
+    totals = server.until_idle()["totals"]
+    assert totals["limits"]["hard_limit"] == 1
+    assert totals["exits"] == {"hard_limit": 1}
 
 
 # --- the budget ------------------------------------------------------------------------------

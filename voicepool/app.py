@@ -102,6 +102,23 @@ class Presetting(Protocol):
         """
 
 
+class CallOver(Exception):
+    """Raised by `serve`: the call has reached a limit, which the argument names ("idle_limit").
+    The worker closes with 1001 and that name, unless the app has closed already."""
+
+
+@runtime_checkable
+class Attentive(Protocol):
+    """An app that finds out itself that nobody uses its call any more, and then raises CallOver.
+
+    For all others that is so when no message has come or gone for the setting `idle_limit`.
+    """
+
+    @property
+    def idle_limit(self) -> float:
+        """After how many seconds; 0: never."""
+
+
 @runtime_checkable
 class Negotiating(Protocol):
     """An app that wants a say in the WebSocket handshake and its limits."""
@@ -112,4 +129,5 @@ class Negotiating(Protocol):
 
     @property
     def max_message_size(self) -> int:
-        """The largest message in bytes that a caller may send; above it the call ends with 1009."""
+        """The largest message in bytes that a caller may send; above it the call ends with 1009.
+        The setting `max_message_size` may lower it."""

@@ -14,7 +14,8 @@ from typing import Any, cast
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
-from websockets.frames import CloseCode
+from websockets.frames import DATA_OPCODES, CloseCode, Frame
+from websockets.protocol import Event, State
 from websockets.typing import Subprotocol
 
 from voicepool.app import Negotiating
@@ -31,6 +32,7 @@ PING_SECONDS = 20.0
 MAX_QUEUED_MESSAGES = 4
 """Messages read ahead of the app; times the largest message, what a hostile caller can occupy."""
 MAX_MESSAGE_SIZE = 1 << 20
+"""Where neither the app nor the settings say otherwise."""
 
 
 def preload() -> None:
@@ -74,6 +76,8 @@ class Connection(ServerConnection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lost = asyncio.Event()
+        self.used = self.loop.time()
+        """When a message last came or went, on the loop's clock. Pings and pongs are none."""
         self._received = 0
         self._lingers = False
         self._hangups = HangupWatch(lambda _: self._linger())
@@ -87,6 +91,24 @@ class Connection(ServerConnection):
         super().data_received(data)
         if self.protocol.close_expected():
             self._linger()
+
+    def process_event(self, event: Event) -> None:
+        if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
+            self.used = self.loop.time()
+        super().process_event(event)
+
+    async def send(self, *args: Any, **kwargs: Any) -> None:
+        await super().send(*args, **kwargs)
+        self.used = self.loop.time()
+
+    async def outlast(self, limit: float) -> None:
+        """Wait until no message has come or gone for `limit` seconds; not while it is closing."""
+        while True:
+            left = self.used + limit - self.loop.time()
+            if left <= 0 and self.state is State.OPEN:
+                return
+            # A caller who has said goodbye gets LINGER_SECONDS, and nobody has to be told then.
+            await asyncio.sleep(left if left > 0 else LINGER_SECONDS)
 
     async def keep_alive(self) -> None:
         """Ping for ever; closes the connection of a caller who is gone.
@@ -120,12 +142,10 @@ async def start_server(
     inbox: Inbox,
     app: object = None,
     create_connection: Callable[..., Connection] = Connection,
+    max_message_size: int | None = None,
 ) -> Server:
     """The one way in which a worker's WebSocket server is made, rehearsal and call alike."""
-    known: Sequence[str] = ()
-    max_size = MAX_MESSAGE_SIZE
-    if isinstance(app, Negotiating):
-        known, max_size = app.subprotocols, app.max_message_size
+    known: Sequence[str] = app.subprotocols if isinstance(app, Negotiating) else ()
 
     def choose(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
         # A client that offers none of ours is served without: websockets would turn it away.
@@ -145,13 +165,21 @@ async def start_server(
         create_connection=cast(type[ServerConnection], create_connection),
         compression=None,
         select_subprotocol=choose,
-        max_size=max_size,
+        max_size=largest_message(app, max_message_size),
         max_queue=MAX_QUEUED_MESSAGES,
         open_timeout=HANDSHAKE_SECONDS,
         close_timeout=LINGER_SECONDS,
         ping_interval=None,
         logger=_silent,
     )
+
+
+def largest_message(app: object, setting: int | None) -> int:
+    """The most bytes that a caller's message may have. What an app says of itself is what it is
+    made for: the setting only lowers that."""
+    if isinstance(app, Negotiating):
+        return min(app.max_message_size, setting or app.max_message_size)
+    return setting or MAX_MESSAGE_SIZE
 
 
 _silent = logging.getLogger("voicepool.worker.websockets")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from voicepool.budgetspec import HOST
 from voicepool.poolspec import Reason, WorkerState
 from voicepool.poolstate import PoolState
-from voicepool.roster import Worker
+from voicepool.roster import CALLING, Worker
 
 
 class Footprints:
@@ -36,9 +36,13 @@ class Footprints:
     def retire_if_big(self, worker: Worker, device: str, used: int) -> None:
         """Stop an idle worker above the soft limit; one in a call exits after it anyway."""
         soft = self._state.settings.budget.soft_limit.on(device)
-        if worker.state is WorkerState.IDLE and soft is not None and used > soft:
-            reason = Reason.SOFT_LIMIT if device == HOST else Reason.VRAM_SOFT_LIMIT
+        if soft is None or used <= soft:
+            return
+        reason = Reason.SOFT_LIMIT if device == HOST else Reason.VRAM_SOFT_LIMIT
+        if worker.state is WorkerState.IDLE:
             self._state.stop(worker, reason)
+        elif worker.state in CALLING:
+            self._state.warn(worker, reason)
 
     def _kill_if_too_big(self, worker: Worker, device: str, used: int) -> None:
         if self._too_big(device, used) and worker.state is not WorkerState.KILLING:

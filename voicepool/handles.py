@@ -25,6 +25,9 @@ log = logging.getLogger("voicepool.supervisor")
 DUMP_SECONDS: Final = 0.1
 """What a hung worker gets to write its stacks before it is killed."""
 
+LAST_WORDS_SECONDS: Final = 0.25
+"""What a worker with too much memory gets to tell its caller before it is killed."""
+
 _HUNG = frozenset(
     {
         Reason.HELLO_TIMEOUT,
@@ -64,6 +67,8 @@ class WorkerHandle:
         self._on_message = on_message
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
+        self._born = self._loop.time()
+        self._has_caller = False
         self._pidfd: int | None = None
         self._gone = False
         with contextlib.ExitStack() as undo:
@@ -103,6 +108,11 @@ class WorkerHandle:
 
     # -- life
 
+    @property
+    def age(self) -> float:
+        """Seconds since it was asked for."""
+        return self._loop.time() - self._born
+
     def assign(self, candidate: Candidate) -> None:
         """Pass the caller's socket; a copy stays here until it is acknowledged.
 
@@ -114,6 +124,7 @@ class WorkerHandle:
 
     def accepted(self) -> None:
         """The worker owns the caller's socket now."""
+        self._has_caller = True
         if self.candidate is not None:
             self.candidate.visitor.sock.close()
             self.candidate = None
@@ -129,10 +140,14 @@ class WorkerHandle:
             self._channel.send(ipc.Stop(reason.value))
 
     def kill(self, reason: Reason) -> None:
-        """SIGKILL, with a dump of the stacks first where the worker hangs."""
+        """SIGKILL, with a dump of the stacks first where the worker hangs, and a word to its caller
+        first where it has too much memory."""
         if self._pidfd is not None and reason in _HUNG:
             linux.signal_pidfd(self._pidfd, ipc.DUMP_SIGNAL)
             self._loop.call_later(DUMP_SECONDS, self._kill)
+        elif self._has_caller and reason in ipc.TOO_BIG:
+            self.stop(reason)
+            self._loop.call_later(LAST_WORDS_SECONDS, self._kill)
         else:
             self._kill()
 

@@ -30,6 +30,8 @@ MAX_PREVIEW: Final = 80 * 1024
 FAULT: Final = "fault"
 """`Preview.code` where it is not the client's session that is at fault."""
 MAX_FDS: Final = 4
+TOO_BIG: Final = frozenset({"hard_limit", "vram_hard_limit"})
+"""Reasons of a Stop that are about to kill: there is time for a close code and no more."""
 DUMP_SIGNAL: Final = signal.SIGUSR2
 """From supervisor to worker: write the stacks of all threads to stderr, even when stuck."""
 
@@ -192,6 +194,8 @@ class Ended(Message, frozen=True):
     private: int
     outcome: str
     """"completed", "stopped" (we ended it) or "failed" (the app raised)."""
+    limit: str = ""
+    """The value of one of `poolspec.LIMITS_OF_A_CALL`, where that ended it."""
 
 
 class Beat(Message, frozen=True):

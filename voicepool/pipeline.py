@@ -86,7 +86,8 @@ class SpeechPipelineManager:
         self._speculate = speculate
         self._limits = limits or Limits()
         self._tasks = TaskSet()
-        loudspeaker = Loudspeaker()
+        loudspeaker = self._loudspeaker = Loudspeaker()
+        self._clock = clock
         pace = None if ahead is None else Pace(loudspeaker, clock, ahead)
         self._outbox = Outbox(pace)
         self._channel = Channel(self._outbox, self.history, loudspeaker, clock)
@@ -124,6 +125,11 @@ class SpeechPipelineManager:
     def llm_generator(self) -> AsyncGenerator[ChatDelta, None] | None:
         """The running generation's stream of tokens."""
         return self.running_generation.llm_generator if self.running_generation else None
+
+    @property
+    def unheard(self) -> float:
+        """Seconds of sound that the caller's side has been given and has yet to play."""
+        return self._loudspeaker.remaining(self._clock())
 
     async def __aenter__(self) -> SpeechPipelineManager:
         return self

@@ -3,7 +3,8 @@
 `Pool.handle(event, now)` returns the commands that the shell (`supervisor.py`) carries out. It
 never awaits, logs, sleeps or reads a clock.
 
-    poolspec.py    the words: states, settings, events, commands, and the tables
+    poolspec.py    the words: states, settings, events, commands
+    pooltables.py  which of them makes what of which state
     poolstate.py   the state, and the setters that apply the tables
     staffing.py    decisions about workers: the target, the budget, back-off, reload
     footprints.py  what workers take, and which are too big
@@ -22,7 +23,6 @@ from typing import Any
 from voicepool.budgetspec import HOST
 from voicepool.footprints import Footprints
 from voicepool.poolspec import (
-    DEADLINES,
     Assign,
     BudgetChanged,
     Command,
@@ -44,11 +44,13 @@ from voicepool.poolspec import (
     SpawnFailed,
     Stop,
     Tick,
+    Warn,
     WorkerHello,
     WorkerReady,
     WorkerState,
 )
 from voicepool.poolstate import Connection, PoolState, Timer
+from voicepool.pooltables import DEADLINES
 from voicepool.poolview import Snapshot, Totals, Transition, WorkerView
 from voicepool.roster import COMING, Worker
 from voicepool.staffing import Staffing
@@ -79,6 +81,7 @@ __all__ = [
     "Tick",
     "Totals",
     "Transition",
+    "Warn",
     "WorkerHello",
     "WorkerReady",
     "WorkerState",
@@ -202,7 +205,12 @@ class Pool:
             binding=state.ledger.binding(most),
             shortfall=state.ledger.shortfall(),
             refill_time=staffing.refill_time,
-            totals=Totals(refused=dict(state.refused), exits=dict(self._exits), **state.counts),
+            totals=Totals(
+                refused=dict(state.refused),
+                exits=dict(self._exits),
+                limits=dict(state.limits),
+                **state.counts,
+            ),
         )
 
     def _view(self, worker: Worker) -> WorkerView:
@@ -280,6 +288,8 @@ class Pool:
             return
         worker, connection = self._call(event)
         self._state.counts["completed"] += 1
+        if event.limit is not None and worker.reason is None:  # else something else was first
+            self._state.count_limit(event.limit)
         self._state.move_worker(worker, event)
         self._state.move_connection(connection, event)
         self._footprints.measure(worker, event.private)
@@ -372,6 +382,8 @@ class Pool:
     def _on_worker_timer(self, worker: Worker, timer: Timer) -> None:
         if timer is Timer.SETTLE:
             self._staffing.proved(worker)
+        elif timer is Timer.AGE:
+            self._roster.make_old(worker)
         elif timer is Timer.CALL:
             self._state.stop(worker, Reason.CALL_LIMIT)
         else:

@@ -1,4 +1,5 @@
-"""What the pool knows and says: states, settings, events, commands and the transition tables.
+"""What the pool knows and says: states, settings, events and commands. `pooltables.py` has
+how they go together.
 
 The rules, in the order in which they matter:
 
@@ -64,7 +65,10 @@ class Reason(enum.StrEnum):
     RELOAD = "reload"
     BUDGET = "budget"
     SURPLUS = "surplus"
+    WORKER_AGE = "worker_age"
     CALL_LIMIT = "call_limit"
+    IDLE_LIMIT = "idle_limit"
+    MESSAGE_SIZE = "message_size"
     SOFT_LIMIT = "soft_limit"
     HARD_LIMIT = "hard_limit"
     VRAM_SOFT_LIMIT = "vram_soft_limit"
@@ -75,6 +79,22 @@ class Reason(enum.StrEnum):
     HEARTBEAT_TIMEOUT = "heartbeat_timeout"
     STOP_TIMEOUT = "stop_timeout"
     KILL_TIMEOUT = "kill_timeout"
+
+
+LIMITS = (
+    Reason.CALL_LIMIT,
+    Reason.IDLE_LIMIT,
+    Reason.MESSAGE_SIZE,
+    Reason.WORKER_AGE,
+    Reason.SOFT_LIMIT,
+    Reason.HARD_LIMIT,
+    Reason.VRAM_SOFT_LIMIT,
+    Reason.VRAM_HARD_LIMIT,
+)
+"""What a call or a worker can have too much of. Each time is counted."""
+
+LIMITS_OF_A_CALL = (Reason.IDLE_LIMIT, Reason.MESSAGE_SIZE)
+"""Those of them that a worker finds out, and tells with SessionEnded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +119,8 @@ class PoolSettings:
     kill_timeout: float = 5.0
     drain_timeout: float = 30.0
     call_limit: float | None = 3600.0
+    worker_age: float | None = None
+    """How long a worker may be idle, more or less: see `staffing.AGE_JITTER`."""
     backoff_base: float = 0.5
     backoff_cap: float = 60.0
     settle: float = 5.0
@@ -120,8 +142,10 @@ class PoolSettings:
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, but is {getattr(self, name)}")
-        if self.call_limit is not None and self.call_limit <= 0:
-            raise ConfigError(f"call_limit must be above 0, but is {self.call_limit}")
+        for name in ("call_limit", "worker_age"):
+            limit = getattr(self, name)
+            if limit is not None and limit <= 0:
+                raise ConfigError(f"{name} must be above 0, but is {limit}")
 
 
 _POSITIVE = (
@@ -190,6 +214,8 @@ class SessionEnded:
 
     worker: int
     private: int
+    limit: Reason | None = None
+    """The one of LIMITS_OF_A_CALL that ended it, if any did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,109 +335,20 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """SIGKILL by pidfd, stacks dumped first where `reason` is a missed deadline."""
+    """SIGKILL by pidfd. Where `reason` is a missed deadline the stacks are dumped first; where it
+    is memory a worker in a call is asked first, for a moment, to tell its caller."""
 
     worker: int
     reason: Reason
 
 
-Command = Spawn | Assign | Refuse | Stop | Kill
+@dataclass(frozen=True, slots=True)
+class Warn:
+    """Log that the worker, which has a caller, is above this soft limit. It goes when the call is
+    over, as it would anyway."""
+
+    worker: int
+    reason: Reason
 
 
-# --- the tables ------------------------------------------------------------------------------
-
-WorkerRow = tuple[WorkerState, type[Event] | type[Command]]
-ConnectionRow = tuple[ConnectionState, type[Event] | type[Command]]
-
-_W = WorkerState
-_C = ConnectionState
-
-WORKER_TABLE: Mapping[WorkerRow, WorkerState] = {
-    # the way of a worker that serves; Spawn makes it STARTING
-    (_W.STARTING, WorkerHello): _W.WARMING,
-    (_W.WARMING, WorkerReady): _W.IDLE,
-    (_W.IDLE, Assign): _W.ASSIGNED,
-    (_W.ASSIGNED, SessionAccepted): _W.SERVING,
-    (_W.SERVING, SessionEnded): _W.RETIRING,
-    (_W.RETIRING, ProcessExited): _W.EXITED,
-    # told to go. ASSIGNED is not: it may have the caller's socket in its hands without having
-    # said so, and its deadline is near.
-    (_W.STARTING, Stop): _W.RETIRING,
-    (_W.WARMING, Stop): _W.RETIRING,
-    (_W.IDLE, Stop): _W.RETIRING,
-    (_W.SERVING, Stop): _W.RETIRING,
-    # a deadline missed, or too much memory
-    (_W.STARTING, Kill): _W.KILLING,
-    (_W.WARMING, Kill): _W.KILLING,
-    (_W.IDLE, Kill): _W.KILLING,
-    (_W.ASSIGNED, Kill): _W.KILLING,
-    (_W.SERVING, Kill): _W.KILLING,
-    (_W.RETIRING, Kill): _W.KILLING,
-    (_W.KILLING, Kill): _W.KILLING,
-    # processes die when they like, and there may never have been one
-    (_W.STARTING, ProcessExited): _W.EXITED,
-    (_W.WARMING, ProcessExited): _W.EXITED,
-    (_W.IDLE, ProcessExited): _W.EXITED,
-    (_W.ASSIGNED, ProcessExited): _W.EXITED,
-    (_W.SERVING, ProcessExited): _W.EXITED,
-    (_W.KILLING, ProcessExited): _W.EXITED,
-    (_W.EXITED, ProcessExited): _W.EXITED,
-    (_W.STARTING, SpawnFailed): _W.EXITED,
-    (_W.RETIRING, SpawnFailed): _W.EXITED,
-    (_W.KILLING, SpawnFailed): _W.EXITED,
-    # measures of one that has loaded at least in part
-    (_W.WARMING, Heartbeat): _W.WARMING,
-    (_W.IDLE, Heartbeat): _W.IDLE,
-    (_W.ASSIGNED, Heartbeat): _W.ASSIGNED,
-    (_W.SERVING, Heartbeat): _W.SERVING,
-    # news that crossed with the order to go
-    (_W.RETIRING, WorkerHello): _W.RETIRING,
-    (_W.RETIRING, WorkerReady): _W.RETIRING,
-    (_W.RETIRING, Heartbeat): _W.RETIRING,
-    (_W.RETIRING, SessionEnded): _W.RETIRING,
-    (_W.KILLING, WorkerHello): _W.KILLING,
-    (_W.KILLING, WorkerReady): _W.KILLING,
-    (_W.KILLING, Heartbeat): _W.KILLING,
-    (_W.KILLING, SessionAccepted): _W.KILLING,
-    (_W.KILLING, SessionEnded): _W.KILLING,
-    (_W.EXITED, WorkerHello): _W.EXITED,
-    (_W.EXITED, WorkerReady): _W.EXITED,
-    (_W.EXITED, Heartbeat): _W.EXITED,
-    (_W.EXITED, SessionEnded): _W.EXITED,
-}
-"""What an event about a worker, or a command about it, makes of its state. Total: a pair that is
-not here is illegal."""
-
-CONNECTION_TABLE: Mapping[ConnectionRow, ConnectionState] = {
-    # the way of a caller who is served; ConnectionArrived makes it WAITING
-    (_C.WAITING, Assign): _C.OFFERED,
-    (_C.OFFERED, SessionAccepted): _C.ACCEPTED,
-    (_C.ACCEPTED, SessionEnded): _C.DONE,
-    # its worker died: before the acknowledgement somebody else may serve it, after it nobody
-    (_C.OFFERED, ProcessExited): _C.WAITING,
-    (_C.ACCEPTED, ProcessExited): _C.DONE,
-    # refused, or hung up
-    (_C.WAITING, Refuse): _C.REFUSED,
-    (_C.WAITING, ConnectionLost): _C.GONE,
-    (_C.OFFERED, ConnectionLost): _C.GONE,
-    # a hang-up that crossed with something final; after the acknowledgement it is the worker's
-    (_C.ACCEPTED, ConnectionLost): _C.ACCEPTED,
-    (_C.DONE, ConnectionLost): _C.DONE,
-    (_C.REFUSED, ConnectionLost): _C.REFUSED,
-    (_C.GONE, ConnectionLost): _C.GONE,
-}
-"""The same for connections. SessionAccepted, SessionEnded and ProcessExited are also about the
-connection of their worker: without a row here the first two are illegal, and the last leaves it
-alone. A worker that was given a connection can no longer fail to be spawned."""
-
-DEADLINES: Mapping[WorkerState, tuple[str, Reason]] = {
-    _W.STARTING: ("hello_timeout", Reason.HELLO_TIMEOUT),
-    _W.WARMING: ("warm_up_timeout", Reason.WARM_UP_TIMEOUT),
-    _W.IDLE: ("heartbeat_timeout", Reason.HEARTBEAT_TIMEOUT),
-    _W.ASSIGNED: ("ack_timeout", Reason.ACK_TIMEOUT),
-    _W.SERVING: ("heartbeat_timeout", Reason.HEARTBEAT_TIMEOUT),
-    _W.RETIRING: ("stop_timeout", Reason.STOP_TIMEOUT),
-    _W.KILLING: ("kill_timeout", Reason.KILL_TIMEOUT),
-}
-"""The setting that limits each state, and the reason of the Kill when it is over. A heartbeat
-renews IDLE and SERVING; the other limits stand."""
+Command = Spawn | Assign | Refuse | Stop | Kill | Warn

@@ -1,6 +1,6 @@
 """The pool's state, and the only code that changes the state of a worker or a connection.
 
-`PoolState` applies the tables of `poolspec.py` and keeps whatever follows from a state in step
+`PoolState` applies the tables of `pooltables.py` and keeps whatever follows from a state in step
 with it: indexes, reservations, deadlines, the log of transitions. It decides nothing; `pool.py`
 and `staffing.py` do, by giving commands.
 """
@@ -16,9 +16,7 @@ from voicepool.budget import Ledger
 from voicepool.deadlines import Deadlines
 from voicepool.errors import IllegalEvent
 from voicepool.poolspec import (
-    CONNECTION_TABLE,
-    DEADLINES,
-    WORKER_TABLE,
+    LIMITS,
     Assign,
     BudgetChanged,
     Command,
@@ -40,10 +38,12 @@ from voicepool.poolspec import (
     SpawnFailed,
     Stop,
     Tick,
+    Warn,
     WorkerHello,
     WorkerReady,
     WorkerState,
 )
+from voicepool.pooltables import CONNECTION_TABLE, DEADLINES, WORKER_TABLE
 from voicepool.poolview import Transition
 from voicepool.roster import LEAVING, Roster, Worker
 
@@ -57,7 +57,9 @@ WorkerEvent = (
     | SpawnFailed
 )
 
-_BLAMELESS = frozenset({Reason.DRAINING, Reason.RELOAD, Reason.BUDGET, Reason.SURPLUS})
+_BLAMELESS = frozenset(
+    {Reason.DRAINING, Reason.RELOAD, Reason.BUDGET, Reason.SURPLUS, Reason.WORKER_AGE}
+)
 """Reasons to stop a worker that say nothing against it."""
 
 _ENDED = frozenset({ConnectionState.DONE, ConnectionState.REFUSED, ConnectionState.GONE})
@@ -72,6 +74,8 @@ class Timer(enum.Enum):
     """A worker's call has lasted too long."""
     SETTLE = enum.auto()
     """A worker has been idle for long enough to be trusted."""
+    AGE = enum.auto()
+    """A worker has been idle for so long that it is to be replaced."""
     CALLER = enum.auto()
     """A caller has waited too long."""
     DRAIN = enum.auto()
@@ -107,6 +111,7 @@ class PoolState:
         self.counts: Counter[str] = Counter()
         """The plain numbers of poolview.Totals."""
         self.refused: Counter[Reason] = Counter()
+        self.limits: Counter[str] = Counter({limit.value: 0 for limit in LIMITS})
         self.commands: list[Command] = []
         self.transitions: list[Transition] = []
         self._issued = 0
@@ -184,6 +189,7 @@ class PoolState:
         worker.reason = reason
         worker.dismissed = worker.dismissed or reason in _BLAMELESS
         command = Stop(worker.number, reason)
+        self.count_limit(reason)
         self.commands.append(command)
         self.move_worker(worker, command)
 
@@ -192,9 +198,22 @@ class PoolState:
         if reason is not Reason.KILL_TIMEOUT:
             worker.reason = reason
         command = Kill(worker.number, reason)
+        self.count_limit(reason)
         self.commands.append(command)
         self.move_worker(worker, command)
         self.arm(worker)
+
+    def warn(self, worker: Worker, reason: Reason) -> None:
+        """Have it logged, once, that a worker in a call is above a soft limit."""
+        if reason not in worker.warned:
+            worker.warned.add(reason)
+            self.count_limit(reason)
+            self.commands.append(Warn(worker.number, reason))
+
+    def count_limit(self, reason: Reason) -> None:
+        """Count the limit that `reason` is, if it is one."""
+        if reason in LIMITS:
+            self.limits[reason.value] += 1
 
     def refuse(self, connection: Connection, reason: Reason, retry_after: int) -> None:
         command = Refuse(connection.number, reason, retry_after)
@@ -241,6 +260,7 @@ class PoolState:
         """Replace the deadlines of the state `before` by those of the present one."""
         if before is WorkerState.IDLE:
             self.deadlines.clear((Timer.SETTLE, worker.number))
+            self.deadlines.clear((Timer.AGE, worker.number))
         elif before is WorkerState.SERVING:
             self.deadlines.clear((Timer.CALL, worker.number))
         if worker.state is WorkerState.EXITED:

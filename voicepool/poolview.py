@@ -66,6 +66,8 @@ class Totals:
     """Workers lost before they took a caller, by no decision of the pool."""
     exits: Mapping[str, int] = field(default_factory=dict)
     """By cause: a Reason, "ended" (its call was over), "crashed" or "spawn_failed"."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """How often each of `poolspec.LIMITS` was reached, by the Reason's value."""
 
 
 @dataclass(frozen=True, slots=True)

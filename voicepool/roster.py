@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from voicepool.poolspec import Reason, WorkerState
 
@@ -34,6 +34,17 @@ class Worker:
     """Stopped by a decision that says nothing against it."""
     stale: bool = False
     """Forked before the last reload."""
+    aged: bool = False
+    """Idle for longer than worker_age."""
+    warned: set[Reason] = field(default_factory=set)
+    """The soft limits that it was seen above in its call."""
+
+    @property
+    def superseded(self) -> Reason | None:
+        """Why it is to be replaced, once it is idle and somebody can take its place."""
+        if self.stale:
+            return Reason.RELOAD
+        return Reason.WORKER_AGE if self.aged else None
 
 
 class Roster:
@@ -43,7 +54,7 @@ class Roster:
         self._workers: dict[int, Worker] = {}
         self._states = dict.fromkeys(WorkerState, 0)
         self._fresh: OrderedDict[int, Worker] = OrderedDict()
-        self._stale: OrderedDict[int, Worker] = OrderedDict()
+        self._superseded: OrderedDict[int, Worker] = OrderedDict()
         self._coming: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -73,9 +84,15 @@ class Roster:
         turned = [worker for worker in self if not worker.stale]
         for worker in turned:
             worker.stale = True
-        self._stale.update(self._fresh)
+        self._superseded.update(self._fresh)
         self._fresh.clear()
         return turned
+
+    def make_old(self, worker: Worker) -> None:
+        """Mark an idle worker as too old."""
+        worker.aged = True
+        if worker.number in self._fresh:
+            self._superseded[worker.number] = self._fresh.pop(worker.number)
 
     # -- counts
 
@@ -84,7 +101,7 @@ class Roster:
 
     @property
     def idle(self) -> int:
-        return len(self._fresh) + len(self._stale)
+        return len(self._fresh) + len(self._superseded)
 
     @property
     def coming(self) -> int:
@@ -105,17 +122,18 @@ class Roster:
 
     @property
     def next_idle(self) -> Worker | None:
-        """The one to hand out: the longest idle, a stale one only where there is no other."""
-        return _first(self._fresh) or _first(self._stale)
+        """The one to hand out: the longest idle, a superseded one only where there is no other."""
+        return _first(self._fresh) or _first(self._superseded)
 
     @property
-    def stale_idle(self) -> OrderedDict[int, Worker]:
-        """The idle workers that a reload has left to be replaced, longest idle first."""
-        return self._stale
+    def superseded(self) -> OrderedDict[int, Worker]:
+        """The idle workers that are to be replaced: those that a reload has left, the longest idle
+        first, then those that are too old."""
+        return self._superseded
 
     def dispensable(self) -> Iterator[Worker]:
         """Idle workers, those to do without first. Stop none of them while iterating."""
-        yield from self._stale.values()
+        yield from self._superseded.values()
         yield from reversed(self._fresh.values())
 
     # -- indexes
@@ -123,14 +141,14 @@ class Roster:
     def _enter(self, worker: Worker) -> None:
         self._states[worker.state] += 1
         if worker.state is WorkerState.IDLE:
-            (self._stale if worker.stale else self._fresh)[worker.number] = worker
+            (self._superseded if worker.superseded else self._fresh)[worker.number] = worker
         elif worker.state in COMING:
             self._coming[worker.device] += 1
 
     def _leave(self, worker: Worker) -> None:
         self._states[worker.state] -= 1
         if worker.state is WorkerState.IDLE:
-            del (self._stale if worker.stale else self._fresh)[worker.number]
+            del (self._superseded if worker.superseded else self._fresh)[worker.number]
         elif worker.state in COMING:
             self._coming[worker.device] -= 1
 

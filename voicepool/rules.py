@@ -64,6 +64,7 @@ def pool_settings(settings: Settings) -> PoolSettings:
         stop_timeout=settings.stop_timeout,
         drain_timeout=settings.drain_timeout,
         call_limit=settings.call_limit,
+        worker_age=settings.worker_age or None,
         budget=BudgetSettings(
             estimate=estimate(settings),
             reserve=Cost(settings.ram_reserve, settings.vram_reserve),

@@ -10,17 +10,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
+from websockets.protocol import State
 
 from voicepool import errors, events
+from voicepool.app import CallOver
 from voicepool.audio import Resampler
 from voicepool.engines.base import INPUT_RATE, Samples
+from voicepool.idleness import Idleness
 from voicepool.pipeline import SpeechPipelineManager
 from voicepool.sending import HARD_LIMIT, HIGH_WATER, ClientTooSlow, Sender
 from voicepool.turns import LONGEST_TURN
@@ -33,6 +36,8 @@ log = logging.getLogger("voicepool.session")
 FAREWELL_SECONDS = 0.5
 CALL_LIMIT = "call_limit"
 """The message of a cancellation that ends a call for its length."""
+IDLE_LIMIT = "idle_limit"
+"""Why a call ends that nobody uses."""
 
 
 class Session:
@@ -46,21 +51,26 @@ class Session:
         pipeline: SpeechPipelineManager,
         *,
         call_limit: float = 3600.0,
+        idle_limit: float = 0.0,
         log_level: int = logging.INFO,
     ) -> None:
+        """`idle_limit`: seconds for which nobody may use the call; 0: as long as it lasts."""
         self._log_level = log_level
         self._websocket = websocket
         self._codec = codec
         self._pipeline = pipeline
         self._call_limit = call_limit
+        self._idle_limit = idle_limit
+        self._clock = asyncio.get_running_loop().time
+        self._idleness = Idleness(idle_limit, self._clock())
         self._sender = Sender(websocket)
         self._ear = _Ear()
         self._voices: dict[str, Resampler] = {}
         self._counts = {"messages": 0, "turns": 0, "responses": 0}
 
     async def run(self) -> None:
-        """Serve until the client hangs up. Any other exception is a fault of ours."""
-        began = asyncio.get_running_loop().time()
+        """Serve until the client hangs up. Raises CallOver; any other exception is our fault."""
+        began = self._clock()
         log.log(self._log_level, "session began")
         ended = "fault"
         try:
@@ -74,10 +84,15 @@ class Session:
             self._websocket.transport.abort()
         except asyncio.CancelledError as cancelled:
             ended = "stopped"
-            await self._bid_farewell(cancelled)
+            if cancelled.args == (CALL_LIMIT,):
+                await self._bid_farewell(self._codec.expire(self._call_limit))
+            raise
+        except CallOver:
+            ended = "idle"
+            await self._bid_farewell(self._codec.idle(self._idle_limit))
             raise
         finally:
-            seconds = round(asyncio.get_running_loop().time() - began, 3)
+            seconds = round(self._clock() - began, 3)
             figures = {**self._counts, "sent": self._sender.sent, "seconds": seconds}
             log.log(self._log_level, "session ended", extra={"ended": ended, **figures})
 
@@ -93,6 +108,8 @@ class Session:
             # sound: nobody waits for what comes of it.
             asyncio.create_task(self._websocket.wait_closed()),
         ]
+        if self._idle_limit:
+            tasks.append(asyncio.create_task(self._watch()))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -103,14 +120,23 @@ class Session:
         for task in done:
             task.result()
 
-    async def _bid_farewell(self, cancelled: asyncio.CancelledError) -> None:
-        """Say why, where the codec has words for it, before the host closes."""
-        if cancelled.args != (CALL_LIMIT,):
-            return
-        expired = self._codec.expire(self._call_limit)
+    async def _watch(self) -> None:
+        """Raises CallOver once nobody has used the call for too long."""
+        while True:
+            left = self._idleness.left(self._clock())
+            if left > 0:
+                await asyncio.sleep(left)
+            elif self._websocket.state is State.OPEN:
+                raise CallOver(IDLE_LIMIT)
+            else:  # the caller has said goodbye: nobody has to be told
+                await self._websocket.wait_closed()
+                return
+
+    async def _bid_farewell(self, words: Sequence[Action]) -> None:
+        """Say why, as the codec words it, before the host closes."""
         with contextlib.suppress(ConnectionClosed, TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS):
-                for action in expired:
+                for action in words:
                     match action:
                         case actions.Send():
                             await self._websocket.send(action.data, text=True)
@@ -125,7 +151,11 @@ class Session:
             # What a message asks for is told through the pipeline or straight to the sender: a
             # client that reads neither is not asked for its next one.
             await self._pipeline.ready()
-            await self._do_all(self._codec.receive(message))
+            wanted = self._codec.receive(message)
+            await self._do_all(wanted)
+            if any(self._is_use(action) for action in wanted):
+                self._idleness.used(self._clock())
+                self._look_at_playback()
             await self._sender.room(HARD_LIMIT)
 
     async def _tell(self) -> None:
@@ -135,7 +165,36 @@ class Session:
                 await self._do_all(self._codec.emit(each))
             await self._sender.room(HIGH_WATER)
 
+    def _is_use(self, action: Action) -> bool:
+        """Whether the caller asks for something by it: an answer of ours alone is a mistake or a
+        question, and sound may be silence. Where the client commits turns itself, it sends sound
+        to be heard."""
+        if isinstance(action, actions.AppendAudio):
+            return self._codec.settings.turns is None
+        return not isinstance(action, actions.Send)
+
+    def _look_at_playback(self) -> None:
+        self._idleness.hears(self._clock() + self._pipeline.unheard)
+
+    def _mind(self, event: events.PipelineEvent) -> None:
+        """What the event says of how the call is used."""
+        match event:
+            case events.SpeechStarted():
+                self._idleness.speech_began(self._clock())
+            case events.SpeechStopped():
+                self._idleness.speech_ended(self._clock())
+            case events.IdleTimeout():
+                self._idleness.prompted()
+            case events.ResponseStarted():
+                self._idleness.reply_began(event.response_id)
+            case events.ResponseDone():
+                self._idleness.reply_ended(event.response_id, self._clock())
+                self._look_at_playback()
+            case events.Interrupted():
+                self._look_at_playback()
+
     def _note(self, event: events.PipelineEvent) -> None:
+        self._mind(event)
         match event:
             case events.TurnCommitted():
                 self._counts["turns"] += 1

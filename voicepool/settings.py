@@ -108,6 +108,28 @@ class Settings:
         zero=True,
     )
     call_limit: float = seconds("pool", 3600.0, "longest call")
+    idle_limit: float = seconds(
+        "pool",
+        600.0,
+        "longest time for which nobody uses a call: the caller says nothing, asks for nothing and "
+        "has nothing to hear; 0: as long as the call",
+        zero=True,
+    )
+    max_message_size: int | None = setting(
+        "pool",
+        None,
+        "largest message that a caller may send; unset, or above that: what the app takes",
+        unit="bytes",
+        least=256 << 10,
+        most=64 << 20,
+    )
+    worker_age: float = seconds(
+        "pool",
+        86_400.0,
+        "time for which a worker may be idle, give or take a tenth, before a fresh one takes its "
+        "place; 0: for ever",
+        zero=True,
+    )
     strict: bool = setting("pool", False, "fail at start unless every worker fits and comes up")
     # [budget]
     ram_budget: int | None = setting(

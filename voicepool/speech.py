@@ -52,13 +52,15 @@ def create(settings: Settings | None = None) -> SpeechApp:
         registry.build(choice),
         profile=choice.profile,
         call_limit=settings.call_limit,
+        idle_limit=settings.idle_limit,
         callers=settings.max_connections,
         speculate=settings.speculate,
     )
 
 
 class SpeechApp:
-    """Speech over the protocol that the path names; see `app.App`, `Rehearsing`, `Negotiating`."""
+    """Speech over the protocol that the path names; see `app.App`, `Rehearsing`, `Negotiating`,
+    `Attentive`."""
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class SpeechApp:
         *,
         profile: str = "",
         call_limit: float = 3600.0,
+        idle_limit: float = 0.0,
         callers: int = 1,
         speculate: bool = True,
     ) -> None:
@@ -74,6 +77,7 @@ class SpeechApp:
         self._engines = engines
         self._profile = profile
         self._call_limit = call_limit
+        self._idle_limit = idle_limit
         self._callers = callers
         self._speculate = speculate
 
@@ -88,6 +92,10 @@ class SpeechApp:
     @property
     def max_message_size(self) -> int:
         return MAX_MESSAGE_BYTES
+
+    @property
+    def idle_limit(self) -> float:
+        return self._idle_limit
 
     # -- before the caller
 
@@ -153,6 +161,7 @@ class SpeechApp:
                     codec,
                     pipeline,
                     call_limit=self._call_limit,
+                    idle_limit=0.0 if rehearsed else self._idle_limit,
                     log_level=logging.DEBUG if rehearsed else logging.INFO,
                 )
                 await session.run()

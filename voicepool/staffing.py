@@ -17,6 +17,9 @@ from voicepool.roster import COMING, Worker
 
 _REFILL_WEIGHT = 0.2
 """The weight of the newest Spawn-to-ready time in the moving average."""
+AGE_JITTER = 0.1
+"""The part of worker_age by which a worker's own may be more or less: those that were started
+together are not to be replaced together."""
 
 
 class Staffing:
@@ -61,7 +64,11 @@ class Staffing:
             self.last_error = ""
 
     def warmed(self, worker: Worker) -> None:
-        """Note how long it took to get the worker ready."""
+        """Note how long it took to get the worker ready, and let it grow old from now on."""
+        age = self._state.settings.worker_age
+        if age is not None:
+            age *= self._rng.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)
+            self._state.deadlines.set((Timer.AGE, worker.number), self._state.now + age)
         took = self._state.now - worker.born
         if self._refill_time is None:
             self._refill_time = took
@@ -125,13 +132,13 @@ class Staffing:
                     self._state.stop(worker, Reason.BUDGET)
 
     def shed_surplus(self) -> None:
-        """Do without idle workers that a reload has put beyond the target: a stale one whose
-        successor is ready, or, when N or M has fallen, any."""
+        """Do without idle workers beyond the target: a superseded one whose successor is ready,
+        or, when N or M has fallen, any."""
         staying = self._most_live - self._roster.callers
         keep = max(0, min(self._state.settings.workers, staying))
         while self._roster.idle > keep:
             worker = next(self._roster.dispensable())
-            self._state.stop(worker, Reason.RELOAD if worker.stale else Reason.SURPLUS)
+            self._state.stop(worker, worker.superseded or Reason.SURPLUS)
 
     # -- taking on
 
@@ -146,7 +153,7 @@ class Staffing:
             return
         while len(self._roster) < self._most_live:
             lacking = self._wanted - self._roster.idle - self._roster.coming
-            if lacking + bool(self._roster.stale_idle) <= 0:
+            if lacking + bool(self._roster.superseded) <= 0:
                 return
             device = self._place()
             if device is None:
@@ -169,16 +176,22 @@ class Staffing:
         return self._ledger.place(shun=full)
 
     def roll(self) -> None:
-        """After a reload, retire an idle worker first where there is no room to spawn first.
+        """Retire a superseded worker first where there is no room to spawn first.
 
         One at a time: the next goes when nobody is leaving or coming any more, so that its
-        successor is ready. None goes if its successor would not fit even without all of them.
+        successor is ready. After a reload none goes if its successor would not fit even without
+        all of them. For its age none goes if it is the last that is idle, for that alone no
+        caller shall wait, or if its successor would not fit in its place.
         """
-        stale = self._roster.stale_idle
-        if not stale or self._roster.coming or self._roster.leaving or not self._may_spawn:
+        superseded = self._roster.superseded
+        if not superseded or self._roster.coming or self._roster.leaving or not self._may_spawn:
             return
-        if self._ledger.place(without=stale) is not None:
-            self._state.stop(next(iter(stale.values())), Reason.RELOAD)
+        worker = next(iter(superseded.values()))
+        if not worker.stale and self._roster.idle == 1:
+            return
+        gone = superseded if worker.stale else (worker.number,)
+        if self._ledger.place(without=gone) is not None:
+            self._state.stop(worker, worker.superseded or Reason.SURPLUS)
 
 
 _LIMITS: Final = {

@@ -122,6 +122,7 @@ def _totals(totals: Totals) -> dict[str, Any]:
         "ready": totals.ready,
         "failures": totals.failures,
         "exits": dict(totals.exits),
+        "limits": dict(totals.limits),
     }
 
 

@@ -245,6 +245,8 @@ class Supervisor:
                 self._admission.refuse(command)
             case pool.Stop() | pool.Kill():
                 self._workforce.dismiss(command)
+            case pool.Warn():
+                self._workforce.warn(command)
 
     def _on_moved(self) -> None:
         """The pool has taken a step."""

@@ -10,15 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import faulthandler
 import itertools
 import logging
 import os
-import random
-import signal
 import socket
-import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable
@@ -30,15 +25,25 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from voicepool import ipc, linux
-from voicepool.app import App, Caller, Rehearsing, caller
-from voicepool.callserver import LINGER_SECONDS, REHEARSALS, Connection, start_server
+from voicepool.app import App, Attentive, Caller, CallOver, Rehearsing, caller
+from voicepool.callserver import (
+    LINGER_SECONDS,
+    REHEARSALS,
+    Connection,
+    largest_message,
+    start_server,
+)
 from voicepool.config import Settings
 from voicepool.errors import ConfigError, EngineError, EngineUnavailable
 from voicepool.inbox import Inbox
+from voicepool.settling import settle
 
 log = logging.getLogger("voicepool.worker")
 
 REHEARSAL_SECONDS = 60.0
+MAX_REASON = 30
+"""Characters of a close reason: however many bytes each has, they fit into the frame."""
+CALL_LIMIT, IDLE_LIMIT, MESSAGE_SIZE = "call_limit", "idle_limit", "message_size"
 FOOTPRINT_EVERY = 5
 """Heartbeats between two measurements of memory, which walks the page tables."""
 
@@ -78,7 +83,7 @@ def main(app: App, control: socket.socket, lifeline: int, place: Place, settings
 
     Owns `control` and `lifeline`, which stays open as long as the process lives.
     """
-    _settle(lifeline, place)
+    settle(lifeline, place.number, place.tmpdir, place.gpu)
     channel: ipc.Channel[ipc.ToWorker] = ipc.Channel(control, ipc.ToWorker)
     hello = ipc.Hello(ipc.PROTOCOL_VERSION, os.getpid())
     pidfd = os.pidfd_open(os.getpid())
@@ -90,45 +95,6 @@ def main(app: App, control: socket.socket, lifeline: int, place: Place, settings
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     return loop.run_until_complete(Worker(app, channel, place, settings, loop).run())
-
-
-def _settle(lifeline: int, place: Place) -> None:
-    """Become a process of one's own; what the zygote had must not shine through."""
-    os.setsid()
-    linux.arm_lifeline(lifeline)
-    linux.name_process(f"vp-worker-{place.number}")
-    linux.raise_oom_score()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    faulthandler.register(ipc.DUMP_SIGNAL, all_threads=True)
-    os.environ["TMPDIR"] = place.tmpdir
-    tempfile.tempdir = None
-    _place_on(place.gpu)
-    _reseed()
-
-
-def _place_on(gpu: str | None) -> None:
-    """Show CUDA the one GPU that the budget chose, or none; before anything initialises it.
-
-    libcuda reads the variable in cuInit, which nothing has called yet (the zygote is checked for
-    that), and torch looks at it anew until then, although it was imported long ago
-    (`_parse_visible_devices` in torch/cuda/__init__.py).
-    """
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-
-
-def _reseed() -> None:
-    """No two forks of one zygote may draw the same random numbers."""
-    random.seed()
-    if "numpy" in sys.modules:
-        import numpy as np
-
-        np.random.seed(int.from_bytes(os.urandom(4), "little"))
-    if "torch" in sys.modules:
-        import torch  # type: ignore[import-not-found, unused-ignore]
-
-        torch.manual_seed(int.from_bytes(os.urandom(8), "little") >> 1)
 
 
 # --- the worker ------------------------------------------------------------------------------
@@ -158,13 +124,17 @@ class Worker:
         self._handled: asyncio.Future[str] = loop.create_future()
         self._stopped: asyncio.Future[str] = loop.create_future()
         self._handler: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._limit = ""
+        """The limit that has ended the call, by its name."""
         self._rehearsal_error: Exception | None = None
 
     async def run(self) -> int:
         """From the first load to the end of the one call; the exit status."""
         self._loop.add_reader(self.channel.fileno(), self._on_control)
         # Not `async with`: its exit waits for callers, and this process has deadlines of its own.
-        await start_server(self._handle, self.inbox, self.app, self._make_connection)
+        most = self.settings.max_message_size
+        await start_server(self._handle, self.inbox, self.app, self._make_connection, most)
         warm = self._loop.create_task(self._become_ready())
         await self._first(warm, self._stopped)
         if not warm.done():
@@ -176,7 +146,7 @@ class Worker:
         if self._assigned.done():
             outcome = await self._serve_call()
             self._measure()
-            self._send(ipc.Ended(self._private, outcome))
+            self._send(ipc.Ended(self._private, outcome, self._limit))
         beats.cancel()
         return 0
 
@@ -326,7 +296,11 @@ class Worker:
         try:
             await self.app.serve(websocket)
         except ConnectionClosed:
-            return "completed"
+            return "stopped" if self._stopped.done() else "completed"
+        except CallOver as over:
+            self._limit = str(over)[:MAX_REASON]
+            await websocket.close(CloseCode.GOING_AWAY, self._limit)
+            return "stopped"
         except asyncio.CancelledError:
             if not self._stopped.done():
                 raise
@@ -349,10 +323,14 @@ class Worker:
         began = self._loop.time()
         connection = await self._connected
         lost = self._loop.create_task(connection.lost.wait())
-        await self._first(lost, self._handled, self._stopped)
+        idle = self._loop.create_task(self._outlast(connection))
+        await self._first(lost, self._handled, self._stopped, idle)
+        if not (lost.done() or self._handled.done() or self._stopped.done()):
+            self._limit = IDLE_LIMIT
+            self._stopped.set_result(IDLE_LIMIT)
+        idle.cancel()
         if self._handler is not None and self._stopped.done():
-            # The reason rides along for an app that wants to tell its caller.
-            self._handler.cancel(self._stopped.result())
+            self._end(connection, self._handler, self._stopped.result())
         ends: set[asyncio.Future[Any]] = {lost}
         if self._handler is not None:
             ends.add(self._handled)
@@ -367,8 +345,39 @@ class Worker:
             connection.transport.abort()
         outcome = self._handled.result() if self._handled.done() else "failed"
         seconds = round(self._loop.time() - began, 3)
-        log.info("call ended", extra=self._fields(outcome=outcome, seconds=seconds))
+        closed = connection.protocol.close_sent
+        if closed is not None and closed.code == CloseCode.MESSAGE_TOO_BIG:
+            self._limit = MESSAGE_SIZE
+        exceeded = self._exceeded()
+        log.info("call ended", extra=self._fields(outcome=outcome, seconds=seconds, **exceeded))
         return outcome
+
+    async def _outlast(self, connection: Connection) -> None:
+        """Wait until nobody uses the call any more; for ever where the app finds that out itself,
+        or nobody wants to know."""
+        limit = self.settings.idle_limit
+        if not limit or isinstance(self.app, Attentive):
+            await asyncio.Event().wait()
+        await connection.outlast(limit)
+
+    def _end(self, connection: Connection, handler: asyncio.Task[None], reason: str) -> None:
+        """End the call for `reason`, which rides along for an app that wants to tell its caller."""
+        if reason in ipc.TOO_BIG:
+            self._closing = self._loop.create_task(
+                connection.close(CloseCode.INTERNAL_ERROR, reason)
+            )
+        else:
+            handler.cancel(reason)
+
+    def _exceeded(self) -> dict[str, object]:
+        """The limit that has ended the call and how much it allows, for the log."""
+        allowed = {
+            CALL_LIMIT: self.settings.call_limit,
+            IDLE_LIMIT: self.settings.idle_limit,
+            MESSAGE_SIZE: largest_message(self.app, self.settings.max_message_size),
+        }
+        name = self._limit or (self._stopped.result() if self._stopped.done() else "")
+        return {"limit": name, "allowed": allowed[name]} if name in allowed else {}
 
     def _fields(self, **more: object) -> dict[str, object]:
         number = self._caller.connection if self._caller else None

@@ -17,6 +17,7 @@ from voicepool.handles import WorkerHandle
 from voicepool.hostprobe import HostProbe
 from voicepool.pool import Reason
 from voicepool.pooldriver import PoolDriver
+from voicepool.poolspec import LIMITS_OF_A_CALL
 
 log = logging.getLogger("voicepool.supervisor")
 
@@ -75,13 +76,7 @@ class Workforce:
 
     def dismiss(self, command: pool.Stop | pool.Kill) -> None:
         handle = self.handles[command.worker]
-        private, vram = self._driver.pool.footprint(command.worker)
-        fields = {
-            "worker": command.worker,
-            "reason": command.reason.value,
-            "private": private,
-            "vram": vram,
-        }
+        fields = self._figures(command)
         if self._forker().forget(handle):
             del self.handles[command.worker]
             handle.abandon()
@@ -94,6 +89,19 @@ class Workforce:
         else:
             log.warning("worker killed", extra=fields)
             handle.kill(command.reason)
+
+    def warn(self, command: pool.Warn) -> None:
+        log.warning("worker above a soft limit in its call", extra=self._figures(command))
+
+    def _figures(self, command: pool.Stop | pool.Kill | pool.Warn) -> dict[str, object]:
+        private, vram = self._driver.pool.footprint(command.worker)
+        return {
+            "worker": command.worker,
+            "reason": command.reason.value,
+            "private": private,
+            "vram": vram,
+            "age": round(self.handles[command.worker].age, 3),
+        }
 
     # -- what the workers do
 
@@ -108,7 +116,7 @@ class Workforce:
             self._tell_of(handle, message)
         except IllegalEvent:
             log.exception("worker out of turn", extra={"worker": handle.number})
-            handle.kill(Reason.HARD_LIMIT)
+            handle.kill(Reason.KILL_TIMEOUT)
 
     def _tell_of(self, handle: WorkerHandle, message: ipc.FromWorker) -> None:
         number, tell = handle.number, self._driver.tell
@@ -124,7 +132,8 @@ class Workforce:
                 handle.accepted()
                 tell(pool.SessionAccepted(number))
             case ipc.Ended():
-                tell(pool.SessionEnded(number, message.private))
+                limit = next((one for one in LIMITS_OF_A_CALL if one == message.limit), None)
+                tell(pool.SessionEnded(number, message.private, limit))
             case ipc.Beat():
                 tell(pool.Heartbeat(number, message.private))
             case ipc.Failed():

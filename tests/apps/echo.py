@@ -5,6 +5,7 @@ It hosts most tests of the pool.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import os
@@ -16,7 +17,7 @@ import time
 
 from websockets.asyncio.server import ServerConnection
 
-from voicepool.app import caller
+from voicepool.app import CallOver, caller
 
 _eaten: list[bytes] = []
 
@@ -62,6 +63,13 @@ async def _misbehave(websocket: ServerConnection, order: str) -> None:
             ctypes.PyDLL(None).sleep(3600)
         case "!eat":
             _eaten.append(b"x" * (256 << 20))
+        case "!over":
+            raise CallOver(order.partition(" ")[2])
+        case "!tell":
+            # Speaks on and on, whether or not anybody says anything.
+            while True:
+                await websocket.send("and then")
+                await asyncio.sleep(0.05)
         case "!fork":
             # A child of the worker's own that would live on.
             if os.fork() == 0:

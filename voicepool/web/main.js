@@ -35,7 +35,9 @@ const UNSENDABLE =
 /** By close code; see "Close codes" in docs/protocol.md. */
 const CLOSED = {
   1000: "The server has ended the call.",
-  1001: "The server has ended the call: it shuts down, or the call was as long as it may be.",
+  1001:
+    "The server has ended the call: it shuts down, the call was as long as it may be, or nobody " +
+    "has spoken for long.",
   1006: "The connection broke. You can call again.",
   1011: "The server met a fault of its own. You can call again.",
   1012: "The server restarts with new settings. You can call again.",

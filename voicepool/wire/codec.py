@@ -69,3 +69,6 @@ class Codec(Protocol):
 
     def expire(self, limit: float) -> list[Action]:
         """The call is closed next, for it has lasted `limit` seconds."""
+
+    def idle(self, limit: float) -> list[Action]:
+        """The call is closed next, for nobody has used it for `limit` seconds."""

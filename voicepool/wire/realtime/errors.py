@@ -100,6 +100,11 @@ def session_expired(minutes: float) -> WireError:
     )
 
 
+def session_idle(minutes: float) -> WireError:
+    """The code is that of the longest duration: there is no other that clients know."""
+    return WireError("session_expired", f"Your session was idle for {minutes:g} minutes.")
+
+
 def no_responses() -> WireError:
     return invalid_value("A transcription session makes no responses.", "type")
 

@@ -310,6 +310,10 @@ class RealtimeProtocol:
         expired = errors.session_expired(limit / 60)
         return [*self._error(expired, None), actions.HangUp(expired.message)]
 
+    def idle(self, limit: float) -> list[Action]:
+        """The call is closed next, for nobody has used it for `limit` seconds."""
+        return [*self._error(errors.session_idle(limit / 60), None), actions.HangUp("idle_limit")]
+
     def _session(self, kind: str) -> Event:
         return {"type": f"session.{kind}", "session": self._config.shown}
 

@@ -135,11 +135,13 @@ class RvcProtocol:
 
     def expire(self, limit: float) -> list[Action]:
         """The call is closed next."""
-        minutes = max(1, round(limit / 60))
-        unit = "minute" if minutes == 1 else "minutes"
-        return [
-            self._tell("final_assistant_answer", f"The call ends here, after {minutes} {unit}.")
-        ]
+        said = f"The call ends here, after {_minutes(limit)}."
+        return [self._tell("final_assistant_answer", said)]
+
+    def idle(self, limit: float) -> list[Action]:
+        """The call is closed next, for nobody has used it for `limit` seconds."""
+        said = f"The call ends here: nobody has said anything for {_minutes(limit)}."
+        return [self._tell("final_assistant_answer", said)]
 
     # -- what the pipeline says
 
@@ -279,3 +281,8 @@ def _harmless(text: str) -> str:
     """`text` without a tag in it. The page escapes "&" itself, so an entity would be shown as it
     stands; a look-alike is shown until the final text takes its place."""
     return text.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")
+
+
+def _minutes(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return "1 minute" if minutes == 1 else f"{minutes} minutes"
