@@ -134,7 +134,7 @@ class Recording:
         self._real = real
         self.name, self.sample_rate, self.voices = "recording", real.sample_rate, real.voices
         self.spoken: list[tuple[float, float, str]] = []
-        """When a clause began, seconds from the first sample of all; when in it a word did; which."""
+        """When a clause began, in seconds from the first sample; when in it a word did; which."""
         self.seconds = 0.0
 
     def preload(self) -> None: ...
