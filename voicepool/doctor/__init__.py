@@ -2,6 +2,6 @@
 and how voicepool stands as a service.
 
 Looking and judging are apart. `host`, `cuda`, `engines` and `service` look, what may hang or crash
-in child processes (`child`); `judge`, `judgegpu`, `judgeservice`, `judgeunit` and `fit` make findings
-of what was seen, and are pure; `report` shows them. `command` ties the two together.
+in child processes (`child`); `judge`, `judgegpu`, `judgeservice`, `judgeunit` and `fit` make
+findings of what was seen, and are pure; `report` shows them. `command` ties the two together.
 """
