@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.rawhttp import parse, upgrade
-from voicepool import frontdoor
+from voicepool import farewells as parting
 from voicepool.access import Admitted
 from voicepool.callers import Candidate, WaitingRoom
 from voicepool.errors import ConfigError
@@ -278,7 +278,7 @@ async def test_close_takes_in_who_stands_in_the_queue(house: Build) -> None:
 
 async def test_closed_door_stays_closed(house: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """A visitor who is let go while the door closes must not arm it again."""
-    monkeypatch.setattr(frontdoor, "MAX_FAREWELLS", 1)
+    monkeypatch.setattr(parting, "MAX_FAREWELLS", 1)
     served = house()
     clients = [served.connect(b"\0") for _ in range(3)]
     listener = served.listener.fileno()
@@ -332,7 +332,7 @@ async def test_large_answer_reaches_a_slow_reader_whole(farewells: Farewells, pa
 async def test_large_answer_to_nobody(
     farewells: Farewells, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frontdoor, "FAREWELL_SECONDS", 0.1)
+    monkeypatch.setattr(parting, "FAREWELL_SECONDS", 0.1)
     visitor, _ = pair
     farewells.answer(visitor, bytes(16 << 20))
     await until(lambda: visitor.fileno() == -1)
@@ -341,7 +341,7 @@ async def test_large_answer_to_nobody(
 async def test_visitor_who_stays_is_let_go(
     farewells: Farewells, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frontdoor, "FAREWELL_SECONDS", 0.1)
+    monkeypatch.setattr(parting, "FAREWELL_SECONDS", 0.1)
     visitor, client = pair
     farewells.answer(visitor, b"bye")
     assert await read_all(client) == b"bye"
@@ -360,13 +360,13 @@ async def test_half_closed_visitor_gets_the_answer(farewells: Farewells, pair: P
 async def test_visitor_who_never_stops_sending_is_cut_off(
     farewells: Farewells, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frontdoor, "FAREWELL_SECONDS", 3600.0)
+    monkeypatch.setattr(parting, "FAREWELL_SECONDS", 3600.0)
     visitor, client = pair
     farewells.answer(visitor, b"bye")
     loop = asyncio.get_running_loop()
     with pytest.raises(ConnectionError):
         async with asyncio.timeout(PATIENCE):
-            await loop.sock_sendall(client, bytes(8 * frontdoor.FAREWELL_BYTES))
+            await loop.sock_sendall(client, bytes(8 * parting.FAREWELL_BYTES))
     assert visitor.fileno() == -1
 
 
@@ -463,7 +463,7 @@ async def test_those_who_stay_after_their_answer_are_few(
     callers: Callers, farewells: Farewells, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many come: the one who has been told longest ago goes first."""
-    monkeypatch.setattr(frontdoor, "MAX_FAREWELLS", 2)
+    monkeypatch.setattr(parting, "MAX_FAREWELLS", 2)
     for ours, theirs in callers:
         theirs.setblocking(False)
         ours.setblocking(False)
