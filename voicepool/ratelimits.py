@@ -79,11 +79,12 @@ class Buckets:
 class Limits:
     """All limits of a server, and what has been counted."""
 
-    def __init__(self, rules: RateRules) -> None:
+    def __init__(self, rules: RateRules, most: int = MAX_ADDRESSES) -> None:
+        """`most`: addresses to remember."""
         self._rules = rules
-        self._requests = Buckets()
-        self._total = Buckets()
-        self._failed_keys = Buckets()
+        self._requests = Buckets(most)
+        self._total = Buckets(1)
+        self._failed_keys = Buckets(most)
         self._calls: Counter[bytes] = Counter()
         self._callers: dict[int, bytes] = {}
         """Who is in a call or waits for one: the address's key by connection."""
