@@ -39,6 +39,8 @@ from voicepool.pool import (
     WorkerReady,
     WorkerState,
 )
+from voicepool.pooldriver import ENDS
+from voicepool.ratelimits import Limits, RateRules
 
 TOTAL = 4_000 * MB
 COMING = (WorkerState.STARTING, WorkerState.WARMING)
@@ -110,6 +112,8 @@ class World:
         self.devices = [HOST, *(f"cuda:{index}" for index in range(gpus))]
         self.processes: dict[int, Process] = {}
         self.callers: dict[int, Caller] = {}
+        self.limits = Limits(RateRules())
+        """As the shell has it count the calls of an address."""
         self.spawned = 0
         self.draining = False
         self.halted = False
@@ -135,6 +139,9 @@ class World:
         if isinstance(event, ReloadRequested):
             self.blocked_until = None
         commands = self.pool.handle(event, self.now)
+        for change in self.pool.transitions:
+            if change.after in ENDS:
+                self.limits.call_ends(change.number)  # raises where it had ended before
         for command in commands:
             note(f"    {command}")
             self.obey(command)
@@ -149,6 +156,7 @@ class World:
             assert after is None or after > self.now, "the shell would spin"
 
     def arrive(self, number: int) -> None:
+        self.limits.call_begins(number, "192.0.2.1")
         self.callers[number] = Caller(number, self.now + self.settings.queue_timeout)
         self.send(ConnectionArrived(number))
 
@@ -416,6 +424,8 @@ class World:
         if self.halted and not idle and not self.among(*COMING):
             assert not self.waiting, "they wait for nobody"
         assert all(len(caller.outcomes) <= 1 for caller in self.callers.values())
+        present = [caller for caller in self.callers.values() if not caller.outcomes]
+        assert self.limits.calls == len(present)
 
     def check_deadlines(self) -> None:
         next_deadline = self.pool.next_deadline

@@ -15,9 +15,10 @@ from voicepool import pool
 
 log = logging.getLogger("voicepool.supervisor")
 
-_ENDS: Final = frozenset(
+ENDS: Final = frozenset(
     {pool.ConnectionState.DONE, pool.ConnectionState.REFUSED, pool.ConnectionState.GONE}
 )
+"""The states in which a connection has come to its end."""
 
 
 class PoolDriver:
@@ -51,7 +52,7 @@ class PoolDriver:
             while self._events:
                 commands = self.pool.handle(self._events.popleft(), self._loop.time())
                 for change in self.pool.transitions:
-                    if change.after in _ENDS:
+                    if change.after in ENDS:
                         self._on_ended(change.number)
                 for command in commands:
                     self._carry_out(command)
