@@ -32,6 +32,7 @@ def test_ipv6_counts_by_64_bits(
 
 def test_what_is_no_address_has_a_key_too() -> None:
     assert address_key("unknown") != address_key("\udc80")
+    assert parse_address("1" * 100_000) is None
     assert address_key("fe80::1%eth0") == address_key("fe80::2%eth1")
 
 

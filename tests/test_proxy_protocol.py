@@ -228,6 +228,10 @@ def test_a_reload_changes_whom_the_relay_trusts(proxied: Start, tmp_path: Path) 
         proxy.settimeout(60)
         answer = exchange(proxy, header(2, FIRST) + HEALTHZ)
         assert (answer.status, answer.error["code"]) == (400, "tls_required")
+    # So does the next relay.
+    os.kill(found.server.status()["server"]["relay"]["pid"], signal.SIGKILL)
+    found.server.logged("TLS relay died")
+    assert not found.turns_away(SECOND, header(2, FIRST) + HEALTHZ)
     # Without any it would be nobody's word, so that is refused, and nothing changes.
     found.server.reload(trusted_proxies=[])
     refused = found.server.logged("reload refused, nothing has changed")

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+MAX_TEXT: Final = 64
+"""Characters; no address takes as many, with any zone."""
+
+
 def parse_address(text: str) -> Address | None:
     """The address that `text` is; None where it is none."""
+    return _parse(text) if len(text) <= MAX_TEXT else None
+
+
+@lru_cache(maxsize=1024)  # each request asks about the same one several times
+def _parse(text: str) -> Address | None:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
