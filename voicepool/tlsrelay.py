@@ -263,7 +263,9 @@ class Relay:
             return
         if not complete:
             self._await_more(arrival)
-        elif self._complete or not self._hand_over(arrival):
+            return
+        self._newcomers.discard(arrival)
+        if self._complete or not self._hand_over(arrival):
             self._complete.append(arrival)
 
     def _answer_plainly(self, arrival: Arrival, answer: bytes) -> None:
