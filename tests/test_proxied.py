@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 
 import pytest
@@ -183,6 +184,17 @@ async def test_a_header_has_to_come_in_time(house: Build, version: int) -> None:
     assert (await answered(half)).error["code"] == "timeout"
     assert await read_all(nothing) == b""
     assert served.door.heads == 0
+
+
+@VERSIONS
+async def test_half_a_header_wakes_nobody(behind: House, version: int) -> None:
+    client = behind.connect(header(version, *CLIENT)[:9])
+    await behind.heads(1)
+    poll = select.poll()
+    poll.register(behind.door._heads._incomplete.oldest.fileno(), select.POLLIN)
+    assert poll.poll(0) == []
+    client.send(b"x")
+    assert poll.poll(20_000) != []
 
 
 async def test_half_headers_are_among_those_of_which_the_oldest_goes(house: Build) -> None:
