@@ -1,4 +1,4 @@
-"""How long the codecs are fuzzed: briefly in the suite, as long as one likes by scripts/fuzz."""
+"""How long codecs and front door are fuzzed: briefly in the suite, at length by scripts/fuzz."""
 
 from __future__ import annotations
 

@@ -40,7 +40,9 @@ from voicepool.pool import (
     WorkerReady,
     WorkerState,
 )
+from voicepool.pooldriver import ENDS
 from voicepool.poolspec import LIMITS
+from voicepool.ratelimits import Limits, RateRules
 from voicepool.staffing import AGE_JITTER
 
 TOTAL = 4_000 * MB
@@ -121,6 +123,8 @@ class World:
         self.devices = [HOST, *(f"cuda:{index}" for index in range(gpus))]
         self.processes: dict[int, Process] = {}
         self.callers: dict[int, Caller] = {}
+        self.limits = Limits(RateRules())
+        """As the shell has it count the calls of an address."""
         self.spawned = 0
         self.draining = False
         self.halted = False
@@ -136,7 +140,7 @@ class World:
         self.read_others = dict.fromkeys(self.devices, 0)
         self.read_surely = dict.fromkeys(self.devices, 0)
         self.zygote = 50 * MB
-        self.limits: dict[str, int] = dict.fromkeys(LIMITS, 0)
+        self.reached: dict[str, int] = dict.fromkeys(LIMITS, 0)
 
     # -- what happens
 
@@ -147,6 +151,9 @@ class World:
         if isinstance(event, ReloadRequested):
             self.blocked_until = None
         commands = self.pool.handle(event, self.now)
+        for change in self.pool.transitions:
+            if change.after in ENDS:
+                self.limits.call_ends(change.number)  # raises where it had ended before
         for command in commands:
             note(f"    {command}")
             self.obey(command)
@@ -161,6 +168,7 @@ class World:
             assert after is None or after > self.now, "the shell would spin"
 
     def arrive(self, number: int) -> None:
+        self.limits.call_begins(number, "192.0.2.1")
         self.callers[number] = Caller(number, self.now + self.settings.queue_timeout)
         self.send(ConnectionArrived(number))
 
@@ -188,7 +196,7 @@ class World:
 
     def end(self, process: Process, footprint: Cost, limit: Reason | None = None) -> None:
         if limit is not None and not process.stopped:
-            self.limits[limit] += 1
+            self.reached[limit] += 1
         self.caller_of(process).outcomes.append("served")
         process.ended = True
         if process.state is WorkerState.SERVING:
@@ -347,7 +355,7 @@ class World:
 
     def obey(self, command: Command) -> None:
         if isinstance(command, Stop | Kill | Warn) and command.reason in LIMITS:
-            self.limits[command.reason] += 1
+            self.reached[command.reason] += 1
         match command:
             case Spawn():
                 self.obey_spawn(command)
@@ -431,7 +439,7 @@ class World:
         assert seen.draining == self.draining
         assert seen.halted == self.halted
         assert seen.estimate == self.estimate
-        assert seen.totals.limits == self.limits
+        assert seen.totals.limits == self.reached
         self.check_serving()
         self.check_deadlines()
         self.check_memory()
@@ -449,6 +457,8 @@ class World:
         if self.halted and not idle and not self.among(*COMING):
             assert not self.waiting, "they wait for nobody"
         assert all(len(caller.outcomes) <= 1 for caller in self.callers.values())
+        present = [caller for caller in self.callers.values() if not caller.outcomes]
+        assert self.limits.calls == len(present)
 
     def check_deadlines(self) -> None:
         next_deadline = self.pool.next_deadline

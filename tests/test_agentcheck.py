@@ -22,7 +22,7 @@ from tests.pools import DEADLINE, PoolServer, hello
 from tests.test_bad_input import attempt
 from voicepool.agentcheck import DRAIN, READY, AgentCheck, AgentPortTaken, listen_for_agents
 from voicepool.config import Settings
-from voicepool.frontdoor import MAX_FAREWELLS
+from voicepool.farewells import MAX_FAREWELLS
 from voicepool.pool import DrainRequested, ProcessExited
 from voicepool.startup import cannot_start
 

@@ -80,6 +80,7 @@ def test_every_setting_can_be_set_from_every_source(cwd: Path, name: str) -> Non
         value = "127.0.0.9" if name == "host" else ("127.0.0.9",)
     rest = {
         "heartbeat_interval": {"heartbeat_timeout": "8m"},
+        "proxy_protocol": {"trusted_proxies": "127.0.0.9"},
         "tls_cert": {"tls_key": "key.pem"},
         "tls_key": {"tls_cert": "cert.pem"},
     }.get(name, {})
@@ -328,6 +329,10 @@ def test_a_key_of_the_wrong_type_is_never_repeated(cwd: Path) -> None:
             "vram_hard_limit (--vram-hard-limit) must not be below",
         ),
         ({"trusted_proxies": "10.0.0.0/8,proxy"}, "trusted_proxies (--trusted-proxies): 'proxy'"),
+        (
+            {"proxy_protocol": "yes"},
+            "proxy_protocol (--proxy-protocol) takes trusted_proxies",
+        ),
         ({"app": "module"}, "app (--app): expected package.module:factory, got 'module'"),
     ],
 )

@@ -7,109 +7,33 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from tests.doors import (
+    PATIENCE,
+    Build,
+    House,
+    house,
+    nothing_goes_wrong_or_stays_open,
+    read_all,
+    until,
+)
 from tests.rawhttp import parse, upgrade
-from voicepool import frontdoor
+from voicepool import farewells as parting
 from voicepool.access import Admitted
 from voicepool.callers import Candidate, WaitingRoom
 from voicepool.errors import ConfigError
-from voicepool.frontdoor import Farewells, FrontDoor, Visitor
+from voicepool.frontdoor import Farewells, Visitor
 from voicepool.hangups import HangupWatch
 from voicepool.listener import Acceptor, listen
 from voicepool.request import MAX_HEAD
 
-PATIENCE = 20.0
-"""Seconds after which a test that waits has failed."""
+__all__ = ["house", "nothing_goes_wrong_or_stays_open"]
+
 RESET = b"\1\0\0\0\0\0\0\0"
 """SO_LINGER that makes close send RST."""
-
-
-@pytest.fixture(autouse=True)
-async def nothing_goes_wrong_or_stays_open() -> AsyncIterator[None]:
-    """No exception in a callback of the loop, no descriptor left."""
-    loop = asyncio.get_running_loop()
-    troubles: list[dict[str, Any]] = []
-    loop.set_exception_handler(lambda _, context: troubles.append(context))
-    before = os.listdir("/proc/self/fd")  # noqa: PTH208
-    yield
-    assert troubles == []
-    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
-
-
-class House:
-    """A front door whose visitors wait in a queue for the test to take them."""
-
-    def __init__(self, host: str, head_timeout: float, max_heads: int) -> None:
-        self.visitors: asyncio.Queue[Visitor] = asyncio.Queue()
-        self.listener = listen(host, 0)
-        self.address = self.listener.getsockname()[:2]
-        self.door = FrontDoor(
-            Acceptor(self.listener),
-            self.visitors.put_nowait,
-            head_timeout=head_timeout,
-            max_heads=max_heads,
-        )
-        self._clients: list[socket.socket] = []
-
-    def connect(self, data: bytes = b"") -> socket.socket:
-        """A client that has connected and sent `data`; the door has not had the time to look."""
-        client = socket.create_connection(self.address)
-        client.setblocking(False)
-        if data:
-            client.send(data)
-        self._clients.append(client)
-        return client
-
-    async def visitor(self) -> Visitor:
-        async with asyncio.timeout(PATIENCE):
-            return await self.visitors.get()
-
-    async def heads(self, count: int) -> None:
-        """Wait until so many heads are incomplete."""
-        await until(lambda: self.door.heads == count)
-
-    async def close(self) -> None:
-        await self.door.shut(0)
-        await self.door.close(0)
-        while not self.visitors.empty():
-            self.visitors.get_nowait().sock.close()
-        for client in self._clients:
-            client.close()
-
-
-@pytest.fixture
-async def house() -> AsyncIterator[Callable[..., House]]:
-    houses: list[House] = []
-
-    def build(host: str = "127.0.0.1", head_timeout: float = 3600, max_heads: int = 100) -> House:
-        houses.append(House(host, head_timeout, max_heads))
-        houses[-1].door.open()
-        return houses[-1]
-
-    yield build
-    for each in houses:
-        await each.close()
-
-
-Build = Callable[..., House]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - sockets have no event for what the door knows
-            await asyncio.sleep(0)
-
-
-async def read_all(sock: socket.socket) -> bytes:
-    loop, data = asyncio.get_running_loop(), b""
-    async with asyncio.timeout(PATIENCE):
-        while piece := await loop.sock_recv(sock, 65536):
-            data += piece
-    return data
 
 
 # --- listening -------------------------------------------------------------------------------
@@ -279,7 +203,7 @@ async def test_close_takes_in_who_stands_in_the_queue(house: Build) -> None:
 
 async def test_closed_door_stays_closed(house: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """A visitor who is let go while the door closes must not arm it again."""
-    monkeypatch.setattr(frontdoor, "MAX_FAREWELLS", 1)
+    monkeypatch.setattr(parting, "MAX_FAREWELLS", 1)
     served = house()
     clients = [served.connect(b"\0") for _ in range(3)]
     listener = served.listener.fileno()
@@ -333,7 +257,7 @@ async def test_large_answer_reaches_a_slow_reader_whole(farewells: Farewells, pa
 async def test_large_answer_to_nobody(
     farewells: Farewells, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frontdoor, "FAREWELL_SECONDS", 0.1)
+    monkeypatch.setattr(parting, "FAREWELL_SECONDS", 0.1)
     visitor, _ = pair
     farewells.answer(visitor, bytes(16 << 20))
     await until(lambda: visitor.fileno() == -1)
@@ -342,7 +266,7 @@ async def test_large_answer_to_nobody(
 async def test_visitor_who_stays_is_let_go(
     farewells: Farewells, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frontdoor, "FAREWELL_SECONDS", 0.1)
+    monkeypatch.setattr(parting, "FAREWELL_SECONDS", 0.1)
     visitor, client = pair
     farewells.answer(visitor, b"bye")
     assert await read_all(client) == b"bye"
@@ -361,13 +285,13 @@ async def test_half_closed_visitor_gets_the_answer(farewells: Farewells, pair: P
 async def test_visitor_who_never_stops_sending_is_cut_off(
     farewells: Farewells, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frontdoor, "FAREWELL_SECONDS", 3600.0)
+    monkeypatch.setattr(parting, "FAREWELL_SECONDS", 3600.0)
     visitor, client = pair
     farewells.answer(visitor, b"bye")
     loop = asyncio.get_running_loop()
     with pytest.raises(ConnectionError):
         async with asyncio.timeout(PATIENCE):
-            await loop.sock_sendall(client, bytes(8 * frontdoor.FAREWELL_BYTES))
+            await loop.sock_sendall(client, bytes(8 * parting.FAREWELL_BYTES))
     assert visitor.fileno() == -1
 
 
@@ -464,7 +388,7 @@ async def test_those_who_stay_after_their_answer_are_few(
     callers: Callers, farewells: Farewells, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many come: the one who has been told longest ago goes first."""
-    monkeypatch.setattr(frontdoor, "MAX_FAREWELLS", 2)
+    monkeypatch.setattr(parting, "MAX_FAREWELLS", 2)
     for ours, theirs in callers:
         theirs.setblocking(False)
         ours.setblocking(False)

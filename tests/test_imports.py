@@ -104,6 +104,8 @@ def test_the_pool_needs_nothing_but_the_standard_library() -> None:
         (package("voicepool.wire"), {"msgspec", "numpy", "soxr"}),
         (["voicepool.request", "voicepool.answers"], {"h11", "msgspec"}),
         (["voicepool.access"], {"h11"}),
+        (["voicepool.addresses", "voicepool.proxyheader"], set()),
+        (["voicepool.newcomers", "voicepool.ratelimits"], set()),
         (["voicepool.openaiapi"], {"h11", "msgspec"}),
         (["voicepool.clientsecrets"], set()),
         (["voicepool.idleness"], set()),

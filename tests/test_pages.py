@@ -14,7 +14,8 @@ import pytest
 
 from tests.pools import PoolServer
 from tests.rawhttp import Answer, exchange, parse
-from voicepool import frontdoor, pages
+from voicepool import farewells as parting
+from voicepool import pages
 from voicepool.answers import FileAnswer
 from voicepool.errors import ConfigError, ExitCode
 from voicepool.frontdoor import Farewells, Visitor
@@ -309,14 +310,14 @@ async def test_a_slow_reader_gets_all_of_it_unless_it_takes_minutes(
     transfer: Callable[..., Transfer], rest: float, whole: bool
 ) -> None:
     """Whoever takes a piece every few seconds is not cut off for being slow, for a while."""
-    assert rest < frontdoor.FAREWELL_SECONDS
+    assert rest < parting.FAREWELL_SECONDS
     underway = transfer()
     began = underway.now
     while underway.open and len(underway.received) < 6 + len(LARGE):
         sent = underway.sent
         await underway.read(lambda sent=sent: underway.sent != sent)  # type: ignore[misc]
         await underway.pass_time(rest)
-    assert underway.now - began > 10 * frontdoor.FAREWELL_SECONDS
+    assert underway.now - began > 10 * parting.FAREWELL_SECONDS
     assert (underway.received == b"start " + LARGE) == whole
     await underway.close()
 
@@ -324,7 +325,7 @@ async def test_a_slow_reader_gets_all_of_it_unless_it_takes_minutes(
 async def test_who_takes_nothing_is_cut_off(transfer: Callable[..., Transfer]) -> None:
     underway = transfer()
     await underway.read(lambda: underway.sent > 0)
-    await underway.pass_time(frontdoor.FAREWELL_SECONDS)
+    await underway.pass_time(parting.FAREWELL_SECONDS)
     assert not underway.open
     await underway.close()
 
@@ -352,7 +353,7 @@ async def test_a_socket_that_is_not_tcp(folder: Path) -> None:
     farewells.answer(Visitor(ours, ("h", 1)), FileAnswer(b"", fd, len(LARGE)))
     for _ in range(10):
         await asyncio.sleep(0)
-    assert 0 < farewells._leaving[ours].sent <= frontdoor.UNSENT_BYTES
+    assert 0 < farewells._leaving[ours].sent <= parting.UNSENT_BYTES
     received = b""
     while piece := await asyncio.get_running_loop().sock_recv(theirs, 65536):
         received += piece

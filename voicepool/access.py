@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from voicepool.addresses import Networks, parse_address
 from voicepool.request import Head
 
 KEY_SUBPROTOCOL = "openai-insecure-api-key."
 """How browsers, which cannot set headers, carry a key: as one more WebSocket subprotocol."""
-
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +27,8 @@ class Denied:
     status: int
     message: str
     code: str
+    retry_after: int | None = None
+    """Seconds, where it helps to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Access:
         self._any_host = bool(self._keys and not allowed_hosts) or "*" in names
         self._hosts = names
         self._origins = {origin.rstrip("/").lower() for origin in allowed_origins}
-        self._proxies = [ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies]
+        self._proxies = Networks(trusted_proxies)
 
     def check_site(self, head: Head) -> Denied | None:
         """Host and Origin, for every request."""
@@ -124,25 +124,24 @@ class Access:
     def client_address(self, head: Head, peer: str) -> str:
         """The caller's address: the peer's own, or, from a trusted proxy, the last address in
         X-Forwarded-For that is not a trusted proxy's."""
-        address = _parse_address(peer)
+        address = parse_address(peer)
         if address is None:
             return peer
         hops = [hop for hop in head.tokens("x-forwarded-for") if hop]
-        while hops and self._is_proxy(address):
-            hop = _parse_address(hops.pop())
+        while hops and address in self._proxies:
+            hop = parse_address(hops.pop())
             if hop is None:
                 break
             address = hop
         return str(address)
 
-    def _is_proxy(self, address: _Address) -> bool:
-        return any(address in network for network in self._proxies)
+    def stands_for_many(self, address: str) -> bool:
+        """See `Networks.stand_for_many`."""
+        return self._proxies.stand_for_many(address)
 
     def _is_ours(self, name: str) -> bool:
         # An address cannot be rebound, so naming the server by one is always safe.
-        return (
-            name in self._hosts or name.endswith(".localhost") or _parse_address(name) is not None
-        )
+        return name in self._hosts or name.endswith(".localhost") or parse_address(name) is not None
 
     def _origin_allowed(self, origin: str, host: str) -> bool:
         if "*" in self._origins or origin.lower() in self._origins:
@@ -181,16 +180,6 @@ def _host_name(host: str) -> str | None:
     except ValueError:
         return None
     return None if parts.username is not None or parts.path else parts.hostname
-
-
-def _parse_address(text: str) -> _Address | None:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    # As a listener for both families names its IPv4 peers.
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
 
 
 def _shown(text: str) -> str:

@@ -13,6 +13,7 @@ from voicepool.frontdoor import Farewells, Visitor
 from voicepool.logs import FloodGuard
 from voicepool.pool import Reason
 from voicepool.pooldriver import PoolDriver
+from voicepool.ratelimits import Limits
 
 log = logging.getLogger("voicepool.supervisor")
 
@@ -27,8 +28,12 @@ REFUSALS: Final = {
 class Admission:
     """Gives callers their numbers, and the pool's refusals their words."""
 
-    def __init__(self, driver: PoolDriver, waiting: WaitingRoom, farewells: Farewells) -> None:
+    def __init__(
+        self, driver: PoolDriver, waiting: WaitingRoom, farewells: Farewells, limits: Limits
+    ) -> None:
+        """`limits` is told here who comes in; the driver tells it who is out again."""
         self._driver = driver
+        self._limits = limits
         self._waiting = waiting
         self._farewells = farewells
         self._connections = 0
@@ -38,6 +43,7 @@ class Admission:
         """A caller asks for a worker. Most have one, or a refusal, when this returns."""
         self._connections += 1
         number = self._connections
+        self._limits.call_begins(number, address)
         self._waiting.add(Candidate(number, visitor, address, admitted))
         self._driver.tell(pool.ConnectionArrived(number))
         if number in self._waiting:

@@ -15,18 +15,18 @@ from voicepool.countdown import Countdown
 from voicepool.frontdoor import OVERLOADED, Refusal, Visitor
 from voicepool.request import MAX_BODY, MAX_HEAD
 
-TIMEOUT: Final[Refusal] = (408, "the request body did not arrive in time", "timeout")
-TOO_LARGE: Final[Refusal] = (
+TIMEOUT: Final = Refusal(408, "the request body did not arrive in time", "timeout")
+TOO_LARGE: Final = Refusal(
     413,
     f"the request body is longer than {MAX_BODY} bytes",
     "request_too_large",
 )
-CUT_OFF: Final[Refusal] = (
+CUT_OFF: Final = Refusal(
     400,
     "the connection was closed before the request body was complete",
     "bad_request",
 )
-NOT_HTTP: Final[Refusal] = (400, "the request body is not what its head says", "bad_request")
+NOT_HTTP: Final = Refusal(400, "the request body is not what its head says", "bad_request")
 _CHUNK: Final = 64 << 10
 
 

@@ -302,6 +302,11 @@ def _contradictions(settings: Settings, sources: Mapping[str, str]) -> Iterator[
             ipaddress.ip_network(network, strict=False)
         except ValueError:
             yield f"{at('trusted_proxies')}: {network!r} is not an address or network"
+    if settings.proxy_protocol and not settings.trusted_proxies:
+        yield (
+            f"{at('proxy_protocol')} takes trusted_proxies: name the addresses or networks of the "
+            "proxies that send PROXY headers; nobody else's are believed"
+        )
     for given, lacking in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
         if getattr(settings, given) and not getattr(settings, lacking):
             yield f"{at(given)} is of no use without {lacking}: TLS takes a certificate and its key"

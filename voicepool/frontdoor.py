@@ -1,74 +1,54 @@
 """The front door: accept, peek at the request head without consuming it, and route.
 
-    FrontDoor     the doorway; every connection becomes a Visitor
+    FrontDoor     the doorway; every connection becomes a Visitor (`visitor.py`)
     Heads         visitors whose request head is not complete yet
-    Farewells     visitors that got their answer and are let go politely
+    Farewells     visitors that got their answer and are let go politely (`farewells.py`)
 
 A visitor's socket has one owner at any time: one of these, or whoever `on_visitor` gave it to.
+Where proxies speak the PROXY protocol, its header is in front of the head; that one is consumed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import math
-import os
+import logging
 import socket
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
-from voicepool.answers import FileAnswer, refuse
+from voicepool.answers import refuse
 from voicepool.countdown import Countdown
-from voicepool.listener import Doorway
-from voicepool.request import MAX_HEAD, BadRequest, Head, parse_head
+from voicepool.farewells import Farewells
+from voicepool.listener import Address, Doorway
+from voicepool.logs import FloodGuard
+from voicepool.newcomers import DoorRules, Newcomers
+from voicepool.proxied import HeaderReader
+from voicepool.proxyheader import BadHeader
+from voicepool.request import MAX_HEAD, BadRequest, parse_head
+from voicepool.visitor import CROWDED, OVERLOADED, TIMEOUT, Refusal, Visitor
 
-Refusal = tuple[int, str, str]
-"""Status, message and code, as `answers.refuse` takes them."""
-TIMEOUT: Final[Refusal] = (408, "the request head did not arrive in time", "timeout")
-OVERLOADED: Final[Refusal] = (503, "too many requests are incomplete", "overloaded")
-FAREWELL_SECONDS: Final = 5.0
-"""How long an answered visitor may take nothing of the answer, or stay after it."""
-FAREWELL_LIMIT: Final = 300.0
-"""The longest that sending an answer may take, however steadily it goes."""
-UNSENT_BYTES: Final = 64 << 10
-"""What the kernel may hold of an answer beyond what is under way, so that each such piece that
-goes out is seen as progress, and a slow reader of a large file costs no more memory."""
-MAX_FAREWELLS: Final = 256
-FAREWELL_BYTES: Final = 4 << 20
-"""What a visitor may still send after its answer before it is cut off."""
+__all__ = [
+    "CROWD",
+    "CROWDED",
+    "NO_HEADER",
+    "OVERLOADED",
+    "STRANGER",
+    "TIMEOUT",
+    "Farewells",
+    "FrontDoor",
+    "Refusal",
+    "Visitor",
+    "has_end",
+    "refuse_header",
+]
 
+log = logging.getLogger("voicepool.frontdoor")
 
-class Visitor:
-    """One accepted connection that nothing has been read from."""
-
-    __slots__ = ("address", "head", "peeked", "sock")
-
-    def __init__(self, sock: socket.socket, address: tuple[str, int]) -> None:
-        self.sock = sock
-        self.address = address
-        self.peeked = b""
-        """What the last peek saw."""
-        self.head: Head | None = None
-
-    def fileno(self) -> int:
-        return self.sock.fileno()
-
-    def peek(self) -> bool:
-        """Look at what is there; whether there is more than last time. Raises OSError, also
-        BlockingIOError when there is nothing at all."""
-        before = len(self.peeked)
-        self.peeked = self.sock.recv(MAX_HEAD, socket.MSG_PEEK)
-        return len(self.peeked) > before
-
-    def still_there(self) -> bool:
-        """Whether the untouched head can still be read by somebody else."""
-        try:
-            return self.sock.recv(MAX_HEAD, socket.MSG_PEEK).startswith(self.peeked)
-        except OSError:
-            return False
+CROWD: Final = "too many incomplete requests of one address"
+NO_HEADER: Final = "connection refused: no PROXY header"
+STRANGER: Final = "connection refused: not from a trusted proxy"
+"""What the log says; also of those who come by TLS."""
 
 
 class FrontDoor:
@@ -81,12 +61,29 @@ class FrontDoor:
         *,
         head_timeout: float,
         max_heads: int,
+        rules: DoorRules | None = None,
+        proxy_protocol: bool = False,
     ) -> None:
-        """`on_visitor` gets each visitor whose head is complete, and owns it from then on."""
+        """`on_visitor` gets each visitor whose head is complete, and owns it from then on.
+
+        `proxy_protocol`: connections come from trusted proxies alone, and begin with its header.
+        """
         self.doorway = doorway
         loop = asyncio.get_running_loop()
         self.farewells = Farewells(loop, doorway.rearm)
-        self._heads = Heads(loop, on_visitor, self.farewells, timeout=head_timeout, most=max_heads)
+        self._proxy_protocol = proxy_protocol
+        self._newcomers: Newcomers[Visitor] = Newcomers(
+            rules or DoorRules(), proxy_protocol=proxy_protocol
+        )
+        self._flood = FloodGuard(log)
+        self._heads = Heads(
+            loop,
+            on_visitor,
+            self.farewells,
+            self._newcomers,
+            timeout=head_timeout,
+            most=max_heads,
+        )
 
     @property
     def heads(self) -> int:
@@ -95,7 +92,20 @@ class FrontDoor:
 
     def open(self) -> None:
         """Begin to accept."""
-        self.doorway.open(lambda sock, address: self._heads.add(Visitor(sock, address)))
+        self.doorway.open(self._admit)
+
+    def renew(self, rules: DoorRules) -> None:
+        """From now on these."""
+        self._newcomers.renew(rules)
+        self.doorway.renew(rules)
+
+    def _admit(self, sock: socket.socket, address: Address) -> None:
+        if self._newcomers.may_connect(address[0]):
+            announced = HeaderReader(sock) if self._proxy_protocol else None
+            self._heads.add(Visitor(sock, address, announced))
+        else:
+            sock.close()
+            self._flood.warning(STRANGER, address=address[0])
 
     def leave(self) -> None:
         """Let nobody in any more, and leave those in the accept queue to the next server, which
@@ -125,6 +135,7 @@ class Heads:
         loop: asyncio.AbstractEventLoop,
         on_complete: Callable[[Visitor], None],
         farewells: Farewells,
+        newcomers: Newcomers[Visitor],
         *,
         timeout: float,
         most: int,
@@ -132,7 +143,9 @@ class Heads:
         self._loop = loop
         self._on_complete = on_complete
         self._farewells = farewells
+        self._newcomers = newcomers
         self._most = most
+        self._flood = FloodGuard(log)
         self._incomplete: Countdown[Visitor] = Countdown(
             loop, timeout, lambda visitor: self._give_up(visitor, TIMEOUT)
         )
@@ -147,21 +160,36 @@ class Heads:
         if len(self._incomplete) >= self._most:
             self._give_up(self._incomplete.oldest, OVERLOADED)
         self._incomplete.add(visitor)
-        self._loop.add_reader(visitor.fileno(), self._on_readable, visitor)
+        self._await_more(visitor)
 
     def close(self) -> None:
         """Cut off everybody."""
         for visitor in self._incomplete.clear():
-            self._loop.remove_reader(visitor.fileno())
+            self._forget(visitor)
             visitor.sock.close()
+
+    def _await_more(self, visitor: Visitor) -> None:
+        self._loop.add_reader(visitor.fileno(), self._on_readable, visitor)
+        if visitor.announced is not None:
+            return
+        oldest = self._newcomers.add(visitor, visitor.address[0])
+        if oldest is not None:
+            self._flood.info(CROWD, address=visitor.address[0])
+            self._give_up(oldest, CROWDED)
 
     def _look(self, visitor: Visitor) -> bool:
         """Peek; True when the visitor has been passed on, answered or closed."""
         first = not visitor.peeked
         try:
+            if not visitor.learn_address():
+                return False
             grown = visitor.peek()
         except BlockingIOError:
             return False
+        except BadHeader as error:
+            self._flood.warning(NO_HEADER, address=visitor.address[0], error=str(error))
+            self._farewells.answer(visitor, refuse_header(error))
+            return True
         except OSError:
             visitor.sock.close()
             return True
@@ -189,7 +217,7 @@ class Heads:
         return False
 
     def _pass_on(self, visitor: Visitor) -> None:
-        self._incomplete.discard(visitor)
+        self._discard(visitor)
         # Whoever reads it next must not wait for more bytes than there are.
         with contextlib.suppress(OSError):
             visitor.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
@@ -198,192 +226,30 @@ class Heads:
     def _on_readable(self, visitor: Visitor) -> None:
         self._loop.remove_reader(visitor.fileno())
         if self._look(visitor):
-            self._incomplete.discard(visitor)
+            self._discard(visitor)
         else:
-            self._loop.add_reader(visitor.fileno(), self._on_readable, visitor)
+            self._await_more(visitor)
 
     def _give_up(self, visitor: Visitor, refusal: Refusal) -> None:
-        self._incomplete.discard(visitor)
-        self._loop.remove_reader(visitor.fileno())
+        self._forget(visitor)
         self._farewells.answer(visitor, refuse(*refusal))
 
+    def _forget(self, visitor: Visitor) -> None:
+        self._discard(visitor)
+        self._loop.remove_reader(visitor.fileno())
 
-@dataclass(slots=True)
-class _Leaving:
-    """One who leaves: first the answer goes out, then what still comes in is dropped."""
-
-    unsent: memoryview
-    deadline: float
-    """When to lose patience, unless something happens before."""
-    limit: float
-    """When to stop sending whatever happens."""
-    file: FileAnswer | None
-    sent: int = 0
-    """Bytes of the file."""
-    patience: int = FAREWELL_BYTES
-    """Bytes that may still come in."""
-
-    def send(self, sock: socket.socket) -> bool:
-        """Send what the socket takes; whether that was the last of it. Raises OSError."""
-        if self.unsent:
-            self.unsent = self.unsent[sock.send(self.unsent) :]
-            return not self.unsent and self.file is None
-        assert self.file is not None
-        left = self.file.size - self.sent
-        count = os.sendfile(sock.fileno(), self.file.fd, self.sent, min(left, UNSENT_BYTES))
-        if count == 0 and left:
-            raise OSError(errno.EIO, "the file has become shorter")
-        self.sent += count
-        return count == left
+    def _discard(self, visitor: Visitor) -> None:
+        self._incomplete.discard(visitor)
+        self._newcomers.discard(visitor)
 
 
-class Farewells:
-    """Answered visitors: their remaining bytes are read and dropped until they close.
-
-    Closing a socket with unread bytes sends RST, which can destroy the answer on its way.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_closed: Callable[[], None]) -> None:
-        self._loop = loop
-        self._on_closed = on_closed
-        self._leaving: OrderedDict[socket.socket, _Leaving] = OrderedDict()
-        """Soonest deadline first."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._changed = asyncio.Event()
-
-    def answer(self, visitor: Visitor, response: bytes | FileAnswer) -> None:
-        """Send `response` and let the visitor go; owns its socket from now on. Never raises.
-
-        A visitor who has sent nothing at all gets nothing: browsers open connections in advance
-        and would take what comes before their request for the answer to it.
-        """
-        if len(self._leaving) >= MAX_FAREWELLS:
-            self._let_go(next(iter(self._leaving)))
-        sock = visitor.sock
-        file = response if isinstance(response, FileAnswer) else None
-        beginning = response if isinstance(response, bytes) else response.start
-        limit = self._loop.time() + FAREWELL_LIMIT
-        self._leaving[sock] = _Leaving(memoryview(beginning), self._deadline(), limit, file)
-        if self._timer is None:
-            self._schedule()
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-            if file is not None:
-                _limit_unsent(sock)
-            self._read_request(visitor)
-        except OSError:
-            self._let_go(sock)
-        else:
-            self._send(sock)
-
-    def _read_request(self, visitor: Visitor) -> None:
-        """Take what was only peeked at. Raises OSError, also where nothing was ever sent."""
-        try:
-            visitor.sock.recv(MAX_HEAD)
-        except BlockingIOError:
-            if not visitor.peeked:
-                raise  # else somebody has read it already, to get at the body
-
-    def see_off(self, sock: socket.socket) -> None:
-        """As `answer`, for one who has got all that he is to get. Never raises."""
-        if len(self._leaving) >= MAX_FAREWELLS:
-            self._let_go(next(iter(self._leaving)))
-        self._leaving[sock] = _Leaving(memoryview(b""), self._deadline(), math.inf, None)
-        if self._timer is None:
-            self._schedule()
-        self._shut(sock)
-
-    async def close(self, patience: float) -> None:
-        """Give those that are left `patience` seconds to read their answers, then close them."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                while self._leaving:
-                    self._changed.clear()
-                    await self._changed.wait()
-        if self._timer is not None:
-            self._timer.cancel()
-        for sock in list(self._leaving):
-            self._let_go(sock)
-
-    def _send(self, sock: socket.socket) -> None:
-        leaving = self._leaving[sock]
-        try:
-            done = leaving.send(sock)
-            if not done and self._loop.time() > leaving.limit:
-                raise TimeoutError
-            if not done:
-                self._loop.add_writer(sock.fileno(), self._send, sock)
-                self._renew(sock)
-                return
-        except BlockingIOError:
-            self._loop.add_writer(sock.fileno(), self._send, sock)
-        except OSError:
-            self._let_go(sock)
-        else:
-            self._loop.remove_writer(sock.fileno())
-            self._shut(sock)
-
-    def _shut(self, sock: socket.socket) -> None:
-        """Say that there is no more, and wait for the other side to say so too."""
-        try:
-            sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._let_go(sock)
-            return
-        self._loop.add_reader(sock.fileno(), self._discard, sock)
-        self._renew(sock)
-
-    def _renew(self, sock: socket.socket) -> None:
-        self._leaving[sock].deadline = self._deadline()
-        self._leaving.move_to_end(sock)
-
-    def _discard(self, sock: socket.socket) -> None:
-        leaving = self._leaving[sock]
-        try:
-            dropped = len(sock.recv(65536))
-        except BlockingIOError:
-            return
-        except OSError:
-            dropped = 0
-        leaving.patience -= dropped
-        if dropped == 0 or leaving.patience < 0:
-            self._let_go(sock)
-
-    def _let_go(self, sock: socket.socket) -> None:
-        leaving = self._leaving.pop(sock)
-        self._loop.remove_reader(sock.fileno())
-        self._loop.remove_writer(sock.fileno())
-        sock.close()
-        if leaving.file is not None:
-            os.close(leaving.file.fd)
-        self._changed.set()
-        self._on_closed()
-
-    def _deadline(self) -> float:
-        return self._loop.time() + FAREWELL_SECONDS
-
-    def _schedule(self) -> None:
-        soonest = next(iter(self._leaving.values()), None)
-        self._timer = (
-            None if soonest is None else self._loop.call_at(soonest.deadline, self._expire)
-        )
-
-    def _expire(self) -> None:
-        now = self._loop.time()
-        while self._leaving:
-            sock, leaving = next(iter(self._leaving.items()))
-            if leaving.deadline > now:
-                break
-            self._let_go(sock)
-        self._schedule()
-
-
-def _limit_unsent(sock: socket.socket) -> None:
-    """So that what goes out is seen in pieces of UNSENT_BYTES. Raises OSError."""
-    if sock.family == socket.AF_UNIX:  # a relay's, which has such a limit towards its client
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES // 2)  # doubled there
-    else:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+def refuse_header(error: BadHeader) -> bytes:
+    """The answer to a trusted proxy that sends no PROXY header, or a wrong one."""
+    message = (
+        f"connections to this server must begin with a PROXY header, which is wrong here: {error}; "
+        "have the proxy send it (HAProxy: send-proxy-v2), or turn proxy_protocol off"
+    )
+    return refuse(400, message, "bad_proxy_header")
 
 
 def has_end(data: bytes) -> bool:

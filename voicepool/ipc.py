@@ -246,6 +246,16 @@ class Listen(Message, frozen=True):
     max_heads: int
     log_level: str
     log_format: Literal["auto", "pretty", "json"]
+    proxy_protocol: bool = False
+    trusted_proxies: tuple[str, ...] = ()
+    address_heads: int = 0
+
+
+class Renew(Message, frozen=True):
+    """To the relay: a reload has changed one of these."""
+
+    trusted_proxies: tuple[str, ...]
+    address_heads: int
 
 
 class Leave(Message, frozen=True):
@@ -266,7 +276,7 @@ class Arrived(Message, frozen=True):
     port: int
 
 
-ToRelay = Listen | Shut | Leave
+ToRelay = Listen | Renew | Shut | Leave
 
 
 # --- the channel -----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from voicepool.errors import ConfigError
 from voicepool.logs import FloodGuard
+from voicepool.newcomers import DoorRules
 
 log = logging.getLogger("voicepool.frontdoor")
 
@@ -42,6 +43,9 @@ class Doorway(Protocol):
 
     def rearm(self) -> None:
         """A descriptor may have come back."""
+
+    def renew(self, rules: DoorRules) -> None:
+        """From now on these, where it keeps them itself."""
 
     def leave(self) -> None:
         """Close the listener and leave who stands in its queue to whoever else has it open."""
@@ -78,6 +82,9 @@ class Acceptor:
     def rearm(self) -> None:
         if not self._armed and self._admit is not None and self._listener.fileno() >= 0:
             self._arm()
+
+    def renew(self, rules: DoorRules) -> None:
+        """Lets in everybody."""
 
     def leave(self) -> None:
         self._disarm()

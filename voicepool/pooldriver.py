@@ -9,10 +9,16 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from voicepool import pool
 
 log = logging.getLogger("voicepool.supervisor")
+
+ENDS: Final = frozenset(
+    {pool.ConnectionState.DONE, pool.ConnectionState.REFUSED, pool.ConnectionState.GONE}
+)
+"""The states in which a connection has come to its end."""
 
 
 class PoolDriver:
@@ -23,11 +29,14 @@ class PoolDriver:
         machine: pool.Pool,
         carry_out: Callable[[pool.Command], None],
         on_moved: Callable[[], None],
+        on_ended: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`carry_out` may `tell` of what it causes. `on_moved` follows every event told."""
+        """`carry_out` may `tell` of what it causes. `on_moved` follows every event told.
+        `on_ended(connection)` is called once for each that has come to its end, whichever."""
         self.pool = machine
         self._carry_out = carry_out
         self._on_moved = on_moved
+        self._on_ended = on_ended
         self._loop = asyncio.get_running_loop()
         self._events: deque[pool.Event] = deque()
         self._telling = False
@@ -41,7 +50,11 @@ class PoolDriver:
         self._telling = True
         try:
             while self._events:
-                for command in self.pool.handle(self._events.popleft(), self._loop.time()):
+                commands = self.pool.handle(self._events.popleft(), self._loop.time())
+                for change in self.pool.transitions:
+                    if change.after in ENDS:
+                        self._on_ended(change.number)
+                for command in commands:
                     self._carry_out(command)
                 self._log_transitions()
         finally:

@@ -15,6 +15,7 @@ from voicepool.minting import Mint, OnAnswer
 from voicepool.openaiapi import FORMS, MODELS, models
 from voicepool.pages import Pages
 from voicepool.request import Head
+from voicepool.turnstile import Turnstile
 
 HEALTHZ: Final = "/healthz"
 READYZ: Final = "/readyz"
@@ -29,7 +30,7 @@ class Reception:
 
     def __init__(
         self,
-        access: Access,
+        turnstile: Turnstile,
         farewells: Farewells,
         pages: Pages,
         *,
@@ -42,7 +43,7 @@ class Reception:
     ) -> None:
         """`on_call(visitor, address, admitted)` gets every admitted WebSocket request; `preset` is
         the forker's."""
-        self._access = access
+        self._turnstile = turnstile
         self._farewells = farewells
         self._pages = pages
         self._ready = ready
@@ -55,7 +56,7 @@ class Reception:
 
     def renew(self, access: Access, pages: Pages, paths: Iterable[str]) -> None:
         """From now on these; callers who are in are not asked again."""
-        self._access = access
+        self._turnstile.access = access
         self._pages = pages
         self.paths = frozenset(paths)
 
@@ -76,7 +77,7 @@ class Reception:
         """Route one visitor."""
         head = visitor.head
         assert head is not None
-        if denied := self._access.check_site(head):
+        if denied := self._turnstile.access.check_site(head):
             self._farewells.answer(visitor, _deny(denied, head))
             return
         answer = self._answer(visitor, head)
@@ -89,14 +90,16 @@ class Reception:
 
     def _reply(self, visitor: Visitor, answer: bytes | FileAnswer) -> None:
         assert visitor.head is not None
-        self._farewells.answer(visitor, with_headers(answer, self._access.cors(visitor.head)))
+        self._farewells.answer(
+            visitor, with_headers(answer, self._turnstile.access.cors(visitor.head))
+        )
 
     def _answer(self, visitor: Visitor, head: Head) -> bytes | FileAnswer | None:
         """The response, or None where the visitor has been passed on."""
         if head.method == "OPTIONS" and head.get("access-control-request-method") is not None:
             return _preflight(head)
         if head.path in (HEALTHZ, READYZ, STATUS):
-            return self._answer_http(head)
+            return self._answer_http(visitor, head)
         if self.paths is None and head.upgrades:
             return refuse(
                 503,
@@ -108,7 +111,7 @@ class Reception:
             if head.path in FORMS:
                 return self._make_secret(visitor, head)
             if head.path == MODELS or head.path.startswith(MODELS + "/"):
-                return self._answer_models(head)
+                return self._answer_models(visitor, head)
         if self.paths is None or head.path not in self.paths:
             page = self._pages.answer(head) if self.has_page else None
             return page or self._not_found(head)
@@ -122,7 +125,7 @@ class Reception:
             )
         if head.has_body:
             return refuse(400, "a WebSocket request has no body", "bad_request")
-        admitted = self._check_caller(head)
+        admitted = self._identify(visitor, head, self._check_caller, calling=True)
         if isinstance(admitted, Denied):
             return _deny(admitted, head)
         if self.speaks_realtime and "call_id" in parse_qs(head.query, keep_blank_values=True):
@@ -131,21 +134,32 @@ class Reception:
                 "there are no SIP or WebRTC calls here that a call_id could name",
                 "call_not_found",
             )
-        address = self._access.client_address(head, visitor.address[0])
+        address = self._turnstile.access.client_address(head, visitor.address[0])
         self._on_call(visitor, address, admitted)
         return None
+
+    def _identify(
+        self,
+        visitor: Visitor,
+        head: Head,
+        check: Callable[[Head], Admitted | Denied] | None = None,
+        *,
+        calling: bool = False,
+    ) -> Admitted | Denied:
+        """Who asks for a call, or for what takes a key: as `Turnstile.pass_through`."""
+        return self._turnstile.pass_through(head, visitor.address[0], check, calling=calling)
 
     def _check_caller(self, head: Head) -> Admitted | Denied:
         """A caller's key, or client secret."""
         secret = given_key(head)
         if secret is None or not secret.startswith(PREFIX):
-            return self._access.check_key(head)
+            return self._turnstile.access.check_key(head)
         grant = self._mint.redeem(secret)
         # A reload may have withdrawn the key that it was made with.
-        if grant is not None and self._access.vouches_for(grant.identity):
+        if grant is not None and self._turnstile.access.vouches_for(grant.identity):
             return Admitted(grant.identity, grant.session)
-        if self._access.asks_for_keys:
-            return self._access.check_key(head)
+        if self._turnstile.access.asks_for_keys:
+            return self._turnstile.access.check_key(head)
         return Denied(
             401, "this client secret has expired, or is of another server", "invalid_api_key"
         )
@@ -153,21 +167,21 @@ class Reception:
     def _make_secret(self, visitor: Visitor, head: Head) -> bytes | None:
         if head.method != "POST":
             return _not_allowed(head, "POST")
-        admitted = self._access.check_key(head)
+        admitted = self._identify(visitor, head)
         if isinstance(admitted, Denied):
             return _deny(admitted, head)
         self._mint.receive(visitor, admitted.identity)
         return None
 
-    def _answer_models(self, head: Head) -> bytes:
+    def _answer_models(self, visitor: Visitor, head: Head) -> bytes:
         if head.method not in ("GET", "HEAD"):
             return _not_allowed(head, "GET, HEAD")
-        denied = self._access.check_key(head)
+        denied = self._identify(visitor, head)
         if isinstance(denied, Denied):
             return _deny(denied, head)
         return models(head, self._started_at)
 
-    def _answer_http(self, head: Head) -> bytes:
+    def _answer_http(self, visitor: Visitor, head: Head) -> bytes:
         is_head = head.method == "HEAD"
         if head.method not in ("GET", "HEAD"):
             return _not_allowed(head, "GET, HEAD")
@@ -177,7 +191,7 @@ class Reception:
             ready = self.paths is not None and self._ready()
             body = {"status": "ready" if ready else "not ready"}
             return respond(200 if ready else 503, body, head=is_head)
-        denied = self._access.check_key(head)
+        denied = self._identify(visitor, head)
         if isinstance(denied, Denied):
             return _deny(denied, head)
         return respond(200, self._status(), head=is_head)
@@ -218,7 +232,9 @@ def _preflight(head: Head) -> bytes:
 
 
 def _deny(denied: Denied, head: Head) -> bytes:
-    headers = {"WWW-Authenticate": "Bearer"} if denied.status == 401 else None
+    headers = {"WWW-Authenticate": "Bearer"} if denied.status == 401 else {}
+    if denied.retry_after is not None:
+        headers["Retry-After"] = str(denied.retry_after)
     return refuse(denied.status, denied.message, denied.code, headers, head=head.method == "HEAD")
 
 

@@ -14,6 +14,7 @@ FIXED: Final = (
     "tls_cert",
     "tls_key",
     "runtime_dir",
+    "proxy_protocol",
     "head_timeout",
     "max_heads",
     "gpus",

@@ -11,7 +11,9 @@ from voicepool.budgetspec import BudgetSettings, Cost, Limits
 from voicepool.config import Settings
 from voicepool.engines.registry import AUTO, resolve_profile
 from voicepool.gpu import NONE
+from voicepool.newcomers import DoorRules
 from voicepool.pool import PoolSettings
+from voicepool.ratelimits import RateRules
 
 _MIB: Final = 1 << 20
 
@@ -72,6 +74,21 @@ def pool_settings(settings: Settings) -> PoolSettings:
             soft_limit=Limits(settings.ram_soft_limit, settings.vram_soft_limit),
             hard_limit=Limits(settings.ram_hard_limit, settings.vram_hard_limit),
         ),
+    )
+
+
+def door_rules(settings: Settings) -> DoorRules:
+    """Who may come in, and how many of each address."""
+    return DoorRules(settings.trusted_proxies, settings.address_heads)
+
+
+def rate_rules(settings: Settings) -> RateRules:
+    """How often anybody may ask."""
+    return RateRules(
+        address_calls=settings.address_calls,
+        address_rate=settings.address_rate,
+        total_rate=settings.total_rate,
+        address_failed_keys=settings.address_failed_keys,
     )
 
 

@@ -49,7 +49,14 @@ class Settings:
         "web origins besides our own whose pages may call, as https://example.org; * allows all",
     )
     trusted_proxies: tuple[str, ...] = setting(
-        "server", (), "addresses or networks whose X-Forwarded-For is believed"
+        "server",
+        (),
+        "addresses or networks of proxies; what they say of their callers' addresses is believed",
+    )
+    proxy_protocol: bool = setting(
+        "server",
+        False,
+        "every connection begins with a PROXY header, and comes from one of trusted_proxies",
     )
     tls_cert: str = setting(
         "server",
@@ -70,6 +77,42 @@ class Settings:
         "server",
         "",
         "folder for this server's temporary files; empty: one of its own in the system's",
+    )
+    # [limits]
+    address_calls: int = setting(
+        "limits",
+        0,
+        "calls, and callers who wait, of one address at once; 0: no limit",
+        least=0,
+        most=65536,
+    )
+    address_rate: int = setting(
+        "limits",
+        0,
+        "requests of one address, a minute, for a call or what takes a key; 0: no limit",
+        least=0,
+        most=1_000_000,
+    )
+    total_rate: int = setting(
+        "limits",
+        0,
+        "such requests of all addresses together, a minute; 0: no limit",
+        least=0,
+        most=1_000_000,
+    )
+    address_heads: int = setting(
+        "limits",
+        64,
+        "unfinished request heads of one address; beyond it its oldest goes; 0: no limit",
+        least=0,
+        most=65536,
+    )
+    address_failed_keys: int = setting(
+        "limits",
+        30,
+        "wrong keys of one address, a minute; beyond it none is looked at; 0: no limit",
+        least=0,
+        most=1_000_000,
     )
     # [pool]
     workers: int = setting(

@@ -34,15 +34,17 @@ from voicepool.pages import Pages
 from voicepool.pool import Pool
 from voicepool.pooldriver import PoolDriver
 from voicepool.progress import Progress, never_fits, progress_of
+from voicepool.ratelimits import Limits
 from voicepool.reception import Reception
 from voicepool.reloader import Reloader, Reread
-from voicepool.rules import access_rules, pool_settings
+from voicepool.rules import access_rules, door_rules, pool_settings, rate_rules
 from voicepool.rundir import RuntimeDir
 from voicepool.servicelink import ServiceLink
 from voicepool.statusreport import status_report
 from voicepool.systemd import Inheritance
 from voicepool.threshold import Threshold
 from voicepool.tlsdoor import TlsDoor
+from voicepool.turnstile import Turnstile
 from voicepool.workforce import Workforce
 
 log = logging.getLogger("voicepool.supervisor")
@@ -81,7 +83,10 @@ class Supervisor:
         inherited = inherited or Inheritance()
         self._loop = asyncio.get_running_loop()
         self.pool = Pool(pool_settings(settings), random.Random())
-        self._driver = PoolDriver(self.pool, self._carry_out, self._on_moved)
+        self._limits = Limits(rate_rules(settings))
+        self._driver = PoolDriver(
+            self.pool, self._carry_out, self._on_moved, self._limits.call_ends
+        )
         self._came_up = False
         self._on_terminal = os.isatty(0)
         self._told: Progress | None = None
@@ -90,10 +95,12 @@ class Supervisor:
             lambda visitor: self.reception.receive(visitor),
             head_timeout=settings.head_timeout,
             max_heads=settings.max_heads,
+            rules=door_rules(settings),
+            proxy_protocol=settings.proxy_protocol and not settings.tls_cert,  # else the relay's
         )
         self._agents = AgentCheck(agents, self._is_inviting) if agents else None
         self._waiting = WaitingRoom(lambda number: self._driver.tell(pool.ConnectionLost(number)))
-        self._admission = Admission(self._driver, self._waiting, self.door.farewells)
+        self._admission = Admission(self._driver, self._waiting, self.door.farewells, self._limits)
         self._threshold = Threshold(
             self.door, self._waiting, queue_stays=inherited.listener is not None
         )
@@ -113,7 +120,7 @@ class Supervisor:
             self._on_gone,
         )
         self.reception = Reception(
-            access_rules(settings),
+            Turnstile(access_rules(settings), self._limits, self._loop.time),
             self.door.farewells,
             Pages(settings.static),
             ready=self._is_ready,
@@ -316,6 +323,8 @@ class Supervisor:
         forker.events = self
         old.hand_over(forker)
         self.settings = settings
+        self.door.renew(door_rules(settings))
+        self._limits.renew(rate_rules(settings))
         self.reception.renew(access_rules(settings), pages, paths)
         self._driver.tell(pool.ReloadRequested(pool_settings(settings)))
         self.probe.open(private)

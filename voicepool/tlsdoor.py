@@ -21,6 +21,8 @@ from voicepool.helper import Helper
 from voicepool.ipc import Arrived, FdsLost
 from voicepool.listener import REARM_SECONDS, Admit
 from voicepool.logs import FloodGuard
+from voicepool.newcomers import DoorRules
+from voicepool.rules import door_rules
 
 log = logging.getLogger("voicepool.supervisor")
 
@@ -47,6 +49,7 @@ class TlsDoor:
     def __init__(self, listener: socket.socket, settings: Settings) -> None:
         self._listener = listener
         self._settings = settings
+        self._rules = door_rules(settings)
         self._loop = asyncio.get_running_loop()
         self._flood = FloodGuard(log)
         self._backoff = Backoff(BACKOFF_BASE, BACKOFF_CAP, random.Random())
@@ -83,6 +86,9 @@ class TlsDoor:
             max_heads=settings.max_heads,
             log_level=settings.log_level,
             log_format=settings.log_format,
+            proxy_protocol=settings.proxy_protocol,
+            trusted_proxies=self._rules.trusted_proxies,
+            address_heads=self._rules.address_heads,
         )
         with contextlib.suppress(OSError):  # it has died already: `_exited` comes next
             helper.channel.send(listen, [self._listener.fileno()])
@@ -124,6 +130,14 @@ class TlsDoor:
             self._start()
         except OSError as error:
             self._retry(began, self._loop.time(), "no TLS relay can start", error=error.strerror)
+
+    def renew(self, rules: DoorRules) -> None:
+        self._rules = rules
+        if self._running is not None:
+            with contextlib.suppress(OSError):  # it is full or dead, and the next one will know
+                self._running.helper.channel.send(
+                    ipc.Renew(rules.trusted_proxies, rules.address_heads)
+                )
 
     def leave(self) -> None:
         if self._timer is not None:

@@ -28,9 +28,24 @@ from voicepool.answers import refuse
 from voicepool.config import wants_color
 from voicepool.countdown import Countdown
 from voicepool.errors import ConfigError, IpcError
-from voicepool.frontdoor import OVERLOADED, TIMEOUT, Farewells, Refusal, Visitor, has_end
+from voicepool.frontdoor import (
+    CROWD,
+    CROWDED,
+    NO_HEADER,
+    OVERLOADED,
+    STRANGER,
+    TIMEOUT,
+    Farewells,
+    Refusal,
+    Visitor,
+    has_end,
+    refuse_header,
+)
 from voicepool.listener import Acceptor, Address
 from voicepool.logs import FloodGuard
+from voicepool.newcomers import DoorRules, Newcomers
+from voicepool.proxied import HeaderReader
+from voicepool.proxyheader import BadHeader
 from voicepool.request import MAX_HEAD
 from voicepool.tlsfiles import Certificate
 from voicepool.tlspump import CHUNK, Pump, Tls
@@ -42,8 +57,8 @@ STEPS_PER_TURN: Final = 2
 key is RSA, and the sound of calls shall not wait for a crowd at the door."""
 GOODBYE_SECONDS: Final = 1.0
 """What clients have to take the last bytes when the server is going down."""
-BUSY: Final[Refusal] = (503, "the server is overloaded; try again in a moment", "overloaded")
-PLAIN: Final[Refusal] = (400, "this server speaks TLS: use https:// or wss://", "tls_required")
+BUSY: Final = Refusal(503, "the server is overloaded; try again in a moment", "overloaded")
+PLAIN: Final = Refusal(400, "this server speaks TLS: use https:// or wss://", "tls_required")
 _HANDSHAKE_RECORD: Final = 22
 """The first byte of a TLS connection (RFC 8446, 5.1)."""
 
@@ -51,9 +66,13 @@ _HANDSHAKE_RECORD: Final = 22
 class Arrival:
     """A client on its way to a complete request head."""
 
-    def __init__(self, sock: socket.socket, address: Address) -> None:
+    def __init__(
+        self, sock: socket.socket, address: Address, announced: HeaderReader | None = None
+    ) -> None:
+        """`announced`: as `Visitor` has it."""
         self.sock = sock
         self.address = address
+        self.announced = announced
         self.tls: Tls | None = None
         """None until it has said something."""
         self.secure = False
@@ -64,8 +83,14 @@ class Arrival:
     def advance(self, context: ssl.SSLContext) -> bool:
         """Go on with what has come; whether the head is as complete as it will be.
 
-        Raises OSError, and PlainText where the client does not try to speak TLS.
+        Raises OSError, and PlainText where the client does not try to speak TLS, and BadHeader.
         """
+        if self.announced is not None:
+            header = self.announced.read()
+            if header is None:
+                return False
+            self.announced = None
+            self.address = header.source or self.address
         if self.tls is None:
             first = self.sock.recv(1, socket.MSG_PEEK)
             if not first:
@@ -102,8 +127,12 @@ class Relay:
         *,
         head_timeout: float,
         max_heads: int,
+        rules: DoorRules,
+        proxy_protocol: bool,
     ) -> None:
         self._channel = channel
+        self._proxy_protocol = proxy_protocol
+        self._newcomers: Newcomers[Arrival] = Newcomers(rules, proxy_protocol=proxy_protocol)
         self._certificate = certificate
         self._most = max_heads
         self._loop = asyncio.get_running_loop()
@@ -144,7 +173,7 @@ class Relay:
         await self._farewells.close(GOODBYE_SECONDS)
 
     def _read(self) -> None:
-        """What the supervisor says: Shut, Leave, or nothing more."""
+        """What the supervisor says: Renew, Shut, Leave, or nothing more."""
         try:
             received = self._channel.receive()
         except BlockingIOError:
@@ -154,6 +183,8 @@ class Relay:
         if received is None:
             self._loop.remove_reader(self._channel.fileno())
             self._released.set()
+        elif isinstance(renew := received[0], ipc.Renew):
+            self._newcomers.renew(DoorRules(renew.trusted_proxies, renew.address_heads))
         else:
             if isinstance(received[0], ipc.Leave):
                 self._acceptor.leave()
@@ -169,6 +200,10 @@ class Relay:
     # -- arriving
 
     def _admit(self, sock: socket.socket, address: Address) -> None:
+        if not self._newcomers.may_connect(address[0]):
+            sock.close()
+            self._flood.warning(STRANGER, address=address[0])
+            return
         if len(self._arrivals) >= self._most:
             self._give_up(self._arrivals.oldest, OVERLOADED)
         # What goes out second must not wait until the first has been acknowledged.
@@ -176,7 +211,7 @@ class Relay:
         # Or whoever sends sees nothing go out for as long as a third of the kernel's buffer, which
         # grows to megabytes, takes a slow client: longer than farewells wait.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, CHUNK)
-        arrival = Arrival(sock, address)
+        arrival = Arrival(sock, address, HeaderReader(sock) if self._proxy_protocol else None)
         self._arrivals.add(arrival)
         self._await_more(arrival)
 
@@ -186,6 +221,11 @@ class Relay:
             # Nagle (RFC 896) keeps its head back until there is one: 40 ms otherwise.
             arrival.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self._loop.add_reader(arrival.sock.fileno(), self._on_readable, arrival)
+        if arrival.announced is None and (
+            oldest := self._newcomers.add(arrival, arrival.address[0])
+        ):
+            self._flood.info(CROWD, address=arrival.address[0])
+            self._give_up(oldest, CROWDED)
 
     def _on_readable(self, arrival: Arrival) -> None:
         self._loop.remove_reader(arrival.sock.fileno())
@@ -208,9 +248,11 @@ class Relay:
         except BlockingIOError:
             complete = False
         except PlainText:
-            self._leave(arrival)
-            visitor = Visitor(arrival.sock, arrival.address)
-            self._farewells.answer(visitor, refuse(*PLAIN))
+            self._answer_plainly(arrival, refuse(*PLAIN))
+            return
+        except BadHeader as error:
+            self._flood.warning(NO_HEADER, address=arrival.address[0], error=str(error))
+            self._answer_plainly(arrival, refuse_header(error))
             return
         except OSError as error:
             reason = getattr(error, "reason", None) or error.strerror
@@ -221,8 +263,15 @@ class Relay:
             return
         if not complete:
             self._await_more(arrival)
-        elif self._complete or not self._hand_over(arrival):
+            return
+        self._newcomers.discard(arrival)
+        if self._complete or not self._hand_over(arrival):
             self._complete.append(arrival)
+
+    def _answer_plainly(self, arrival: Arrival, answer: bytes) -> None:
+        """Without TLS: nothing of it has been said yet."""
+        self._leave(arrival)
+        self._farewells.answer(Visitor(arrival.sock, arrival.address), answer)
 
     def _context(self) -> ssl.SSLContext:
         try:
@@ -309,6 +358,7 @@ class Relay:
         self._tell_if_done()
 
     def _forget(self, arrival: Arrival) -> None:
+        self._newcomers.discard(arrival)
         self._loop.remove_reader(arrival.sock.fileno())
 
     def _pump_ended(self, pump: Pump, sock: socket.socket | None) -> None:
@@ -338,6 +388,8 @@ async def serve(channel: ipc.Channel[ipc.ToRelay]) -> None:
         Certificate(message.cert, message.key),
         head_timeout=message.head_timeout,
         max_heads=message.max_heads,
+        rules=DoorRules(message.trusted_proxies, message.address_heads),
+        proxy_protocol=message.proxy_protocol,
     )
     log.info("TLS relay ready", extra={"pid": os.getpid()})
     await relay.run()
