@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from voicepool.access import Access, Admitted, Denied, given_key
+from voicepool.access import INSUFFICIENT_SCOPE, Access, Admitted, Denied, given_key
 from voicepool.answers import FileAnswer, refuse, respond, start, with_headers
 from voicepool.clientsecrets import PREFIX
 from voicepool.frontdoor import Farewells, Visitor
+from voicepool.keys import Scope
 from voicepool.minting import Mint, OnAnswer
 from voicepool.openaiapi import FORMS, MODELS, models
 from voicepool.pages import Pages
@@ -35,18 +36,20 @@ class Reception:
         *,
         ready: Callable[[], bool],
         status: Callable[[], dict[str, Any]],
+        counts: Callable[[], dict[str, Any]],
         preset: Callable[[bytes, str, OnAnswer], None],
         on_call: Callable[[Visitor, str, Admitted], None],
         body_timeout: float,
         max_bodies: int,
     ) -> None:
         """`on_call(visitor, address, admitted)` gets every admitted WebSocket request; `preset` is
-        the forker's."""
+        the forker's. `counts`: as much of `status` as callers may see."""
         self._access = access
         self._farewells = farewells
         self._pages = pages
         self._ready = ready
         self._status = status
+        self._counts = counts
         self._on_call = on_call
         self._mint = Mint(preset, self._reply, timeout=body_timeout, most=max_bodies)
         self._started_at = int(time.time())
@@ -139,13 +142,13 @@ class Reception:
         """A caller's key, or client secret."""
         secret = given_key(head)
         if secret is None or not secret.startswith(PREFIX):
-            return self._access.check_key(head)
+            return self._check_key(head, Scope.CALL)
         grant = self._mint.redeem(secret)
         # A reload may have withdrawn the key that it was made with.
-        if grant is not None and self._access.vouches_for(grant.identity):
-            return Admitted(grant.identity, grant.session)
+        if grant is not None and self._access.vouches_for(grant.key, time.time()):
+            return Admitted(grant.identity, grant.session, grant.key)
         if self._access.asks_for_keys:
-            return self._access.check_key(head)
+            return self._check_key(head, Scope.CALL)
         return Denied(
             401, "this client secret has expired, or is of another server", "invalid_api_key"
         )
@@ -153,16 +156,16 @@ class Reception:
     def _make_secret(self, visitor: Visitor, head: Head) -> bytes | None:
         if head.method != "POST":
             return _not_allowed(head, "POST")
-        admitted = self._access.check_key(head)
+        admitted = self._check_key(head, Scope.CALL)
         if isinstance(admitted, Denied):
             return _deny(admitted, head)
-        self._mint.receive(visitor, admitted.identity)
+        self._mint.receive(visitor, admitted)
         return None
 
     def _answer_models(self, head: Head) -> bytes:
         if head.method not in ("GET", "HEAD"):
             return _not_allowed(head, "GET, HEAD")
-        denied = self._access.check_key(head)
+        denied = self._check_key(head, Scope.CALL)
         if isinstance(denied, Denied):
             return _deny(denied, head)
         return models(head, self._started_at)
@@ -177,10 +180,21 @@ class Reception:
             ready = self.paths is not None and self._ready()
             body = {"status": "ready" if ready else "not ready"}
             return respond(200 if ready else 503, body, head=is_head)
-        denied = self._access.check_key(head)
-        if isinstance(denied, Denied):
-            return _deny(denied, head)
-        return respond(200, self._status(), head=is_head)
+        return self._answer_inside(head)
+
+    def _answer_inside(self, head: Head) -> bytes:
+        """What shows the inside of the server, to whom that is for; of the status, callers get as
+        much as a page needs to draw the pool."""
+        is_head = head.method == "HEAD"
+        denied = self._check_key(head, Scope.ADMIN)
+        if not isinstance(denied, Denied):
+            return respond(200, self._status(), head=is_head)
+        if head.path == STATUS and denied.code == INSUFFICIENT_SCOPE:
+            return respond(200, self._counts(), head=is_head)
+        return _deny(denied, head)
+
+    def _check_key(self, head: Head, scope: Scope) -> Admitted | Denied:
+        return self._access.check_key(head, scope, time.time())
 
     def _not_found(self, head: Head) -> bytes:
         known = [
@@ -218,7 +232,9 @@ def _preflight(head: Head) -> bytes:
 
 
 def _deny(denied: Denied, head: Head) -> bytes:
-    headers = {"WWW-Authenticate": "Bearer"} if denied.status == 401 else None
+    headers = {401: {"WWW-Authenticate": "Bearer"}}.get(denied.status)
+    if denied.code == INSUFFICIENT_SCOPE:  # RFC 6750, 3
+        headers = {"WWW-Authenticate": f'Bearer error="{INSUFFICIENT_SCOPE}"'}
     return refuse(denied.status, denied.message, denied.code, headers, head=head.method == "HEAD")
 
 

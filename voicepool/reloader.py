@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from voicepool import keysfile
 from voicepool.config import Settings
 from voicepool.errors import ConfigError, EngineUnavailable
 from voicepool.forker import Forker
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("voicepool.supervisor")
 
 Reread = Callable[[], Settings]
-"""Reads the settings from where the start took them. May block; raises ConfigError."""
+"""Reads the settings, and the keys, from where the start took them. May block; raises
+ConfigError."""
 
 
 class Trial:
@@ -121,6 +123,8 @@ class Reloader:
         self.count += 1
         for name in change.fixed:
             log.warning("setting needs a restart", extra={"setting": name})
+        for line in keysfile.advice(change.settings):
+            log.warning("advice", extra={"advice": line})
         log.info("reloaded", extra={"changed": ", ".join(change.changed)})
         await self._retire(old)
 
