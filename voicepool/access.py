@@ -59,6 +59,7 @@ class Access:
     ) -> None:
         """`guarded`: keys are asked for even if there are none; then nobody gets in."""
         self._keys = Keyring(keys)
+        self._scopes = {scope for key in self._keys for scope in key.scopes}
         self._guarded = guarded or len(self._keys) > 0
         names = {"localhost", bind_host.lower(), *(name.lower() for name in allowed_hosts)}
         # A page that rebinds its name cannot know a key, so keys make the check superfluous.
@@ -128,13 +129,13 @@ class Access:
         if key.expired(now):
             return _unknown(f"this API key expired after {key.expires}: ask for another")
         if scope not in key.scopes:
-            return Denied(403, self._lacking(key, scope, now), INSUFFICIENT_SCOPE)
+            return Denied(403, self._lacking(key, scope), INSUFFICIENT_SCOPE)
         return Admitted(key.identity, key=key.digest)
 
-    def _lacking(self, key: Key, scope: Scope, now: float) -> str:
+    def _lacking(self, key: Key, scope: Scope) -> str:
         """What to do about a key that is good for other things."""
         held = f"this API key is of scope {scopes_text(key.scopes)}, and here one of scope"
-        if self._keys.grants(scope, now):
+        if scope in self._scopes:
             return f"{held} {scope.value} is needed: use one of those"
         setting = {Scope.CALL: "api_keys", Scope.ADMIN: "admin_keys"}[scope]
         return (
