@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import os
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from voicepool import keysfile
 from voicepool.cli import main
@@ -148,6 +151,12 @@ def test_all_wrong_lines_are_told_unless_there_are_many() -> None:
     *told, last = complaint(lambda: read_lines("x\n" * 1000, "keys")).splitlines()
     assert len(told) == MAX_COMPLAINTS
     assert last == "keys: 990 more lines are wrong"
+
+
+@given(st.text(alphabet="web call,admin:sha256=#\r\n\t0f-é\0\ud800"))
+def test_any_text_is_read_or_complained_of(text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        assert all(key.scopes for key in read_lines(text, "keys"))
 
 
 # --- the file --------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Who may talk to this server: API keys, Host and Origin, and whose word about addresses counts.
 
-Pure. `Host` is checked because a page of any site can make a
-browser talk to a server on loopback under that site's name (DNS rebinding); `Origin` because
-browsers let any page open WebSockets anywhere.
+Pure. `Host` is checked because a page of any site can make a browser talk to a server on loopback
+under that site's name (DNS rebinding); `Origin` because browsers let any page open WebSockets
+anywhere.
 """
 
 from __future__ import annotations

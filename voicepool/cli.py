@@ -118,7 +118,9 @@ def _parser() -> _Parser:
     _add_settings(
         add("start", commands.start, "Warm up the pool and answer callers.", _START_EPILOG)
     )
-    _add_status(add("status", commands.status, "Show what a running pool does, live.", _EXIT_CODES))
+    _add_status(
+        add("status", commands.status, "Show what a running pool does, live.", _STATUS_EPILOG)
+    )
     _add_talk(
         add("talk", commands.talk, "Call a server with a WAV file or a microphone.", _TALK_EPILOG)
     )
@@ -153,6 +155,12 @@ everybody on the machine could read; see voicepool key --help. The tables [vad],
 
 signals: TERM and INT (Ctrl-C) let calls finish, then stop; a second one stops at once.
 HUP reads settings and code again and replaces idle workers; calls go on. USR1 logs the state.
+
+{_EXIT_CODES}"""
+
+_STATUS_EPILOG = f"""Where a server has keys, this takes one of scope admin: voicepool key --help.
+
+environment: VOICEPOOL_URL, VOICEPOOL_API_KEY
 
 {_EXIT_CODES}"""
 

@@ -232,7 +232,7 @@ def _preflight(head: Head) -> bytes:
 
 
 def _deny(denied: Denied, head: Head) -> bytes:
-    headers = {401: {"WWW-Authenticate": "Bearer"}}.get(denied.status)
+    headers = {"WWW-Authenticate": "Bearer"} if denied.status == 401 else None
     if denied.code == INSUFFICIENT_SCOPE:  # RFC 6750, 3
         headers = {"WWW-Authenticate": f'Bearer error="{INSUFFICIENT_SCOPE}"'}
     return refuse(denied.status, denied.message, denied.code, headers, head=head.method == "HEAD")
