@@ -22,6 +22,7 @@ import msgspec
 from voicepool import logs, systemd
 from voicepool.config import Settings
 from voicepool.errors import ConfigError, ExitCode
+from voicepool.keysfile import sealed
 from voicepool.progress import Progress
 from voicepool.serving import supervise
 from voicepool.supervisor import Supervisor
@@ -37,7 +38,7 @@ def read(argument: str) -> Settings:
     """The settings that the argument means now. Raises ConfigError."""
     text = Path(argument[1:]).read_text() if argument.startswith("@") else argument
     try:
-        return msgspec.convert(json.loads(text), Settings)
+        return sealed(msgspec.convert(json.loads(text), Settings))
     except (ValueError, msgspec.ValidationError) as error:
         raise ConfigError(f"not settings: {error}") from error
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
+import hashlib
+
 import pytest
 
-from voicepool.access import Access, Admitted, Denied, fingerprint
+from voicepool.access import Access, Admitted, Denied
+from voicepool.keys import Key, Scope, digest_of, plain
 from voicepool.request import Head
 
 KEY, OTHER = "first-key-long-enough", "second-key-long-enough"
+NOW = datetime.datetime(2026, 6, 15, 12, tzinfo=datetime.UTC).timestamp()
+TODAY = datetime.date(2026, 6, 15)
 
 
 def head(*headers: tuple[str, str], host: str | None = "localhost:8000") -> Head:
@@ -80,8 +86,8 @@ def test_names_that_are_made_ours() -> None:
 
 def test_keys_make_the_host_check_superfluous_unless_hosts_are_listed() -> None:
     stranger = head(host="other.example")
-    assert Access(api_keys=[KEY]).check_site(stranger) is None
-    listed = Access(api_keys=[KEY], allowed_hosts=["ours.example"])
+    assert Access(keys=plain([KEY])).check_site(stranger) is None
+    listed = Access(keys=plain([KEY]), allowed_hosts=["ours.example"])
     assert denied(listed.check_site(stranger)) == (403, "host_not_allowed")
 
 
@@ -110,7 +116,7 @@ def test_pages_of_our_own_may_call(origin: str, allowed: bool) -> None:
 
 
 def test_keys_do_not_open_the_server_to_every_page() -> None:
-    found = Access(api_keys=[KEY]).check_site(head(("origin", "http://evil.example")))
+    found = Access(keys=plain([KEY])).check_site(head(("origin", "http://evil.example")))
     assert denied(found) == (403, "origin_not_allowed")
 
 
@@ -131,8 +137,19 @@ def test_several_origins_do_not_count_as_none() -> None:
 # --- keys ------------------------------------------------------------------------------------
 
 
-def test_without_keys_anyone_is_admitted() -> None:
-    assert Access().check_key(head()) == Admitted("")
+def bearer(text: str) -> Head:
+    return head(("authorization", f"Bearer {text}"))
+
+
+def named(name: str, *scopes: Scope, expires: datetime.date | None = None) -> Key:
+    """The key whose text is its name."""
+    return Key(digest_of(name), frozenset(scopes), name, expires)
+
+
+@pytest.mark.parametrize("scope", Scope)
+def test_without_keys_anyone_is_admitted_to_everything(scope: Scope) -> None:
+    assert Access().check_key(head(), scope, NOW) == Admitted("")
+    assert not Access().asks_for_keys
 
 
 @pytest.mark.parametrize(
@@ -145,8 +162,10 @@ def test_without_keys_anyone_is_admitted() -> None:
     ],
 )
 def test_key_wherever_clients_carry_it(header: tuple[str, str]) -> None:
-    access = Access(api_keys=[KEY, OTHER])
-    assert access.check_key(head(header)) == Admitted(fingerprint(OTHER))
+    access = Access(keys=plain([KEY, OTHER]))
+    admitted = access.check_key(head(header), Scope.CALL, NOW)
+    digest = hashlib.sha256(OTHER.encode()).digest()
+    assert admitted == Admitted(digest.hex()[:8], key=digest)
 
 
 @pytest.mark.parametrize(
@@ -168,16 +187,90 @@ def test_key_wherever_clients_carry_it(header: tuple[str, str]) -> None:
     ],
 )
 def test_no_key_or_a_wrong_one(headers: tuple[tuple[str, str], ...]) -> None:
-    access = Access(api_keys=[KEY])
-    found = access.check_key(head(*headers))
+    access = Access(keys=plain([KEY]))
+    found = access.check_key(head(*headers), Scope.CALL, NOW)
     assert denied(found) == (401, "invalid_api_key")
     assert isinstance(found, Denied)
     assert KEY not in found.message
 
 
-def test_identity_does_not_give_the_key_away() -> None:
-    assert fingerprint(KEY) != fingerprint(OTHER)
-    assert len(fingerprint(KEY)) == 8
+def test_identity_is_the_name_and_else_gives_nothing_away() -> None:
+    (nameless,) = plain([KEY])
+    access = Access(keys=[nameless, named("website", Scope.CALL)])
+    for text, identity in (("website", "website"), (KEY, nameless.fingerprint)):
+        admitted = access.check_key(bearer(text), Scope.CALL, NOW)
+        assert isinstance(admitted, Admitted)
+        assert admitted.identity == identity
+    assert len(nameless.fingerprint) == 8
+
+
+CALLER, ADMIN = named("caller", Scope.CALL), named("admin", Scope.ADMIN)
+BOTH = named("both", Scope.CALL, Scope.ADMIN)
+
+
+@pytest.mark.parametrize(
+    ("name", "scope", "good"),
+    [
+        ("caller", Scope.CALL, True),
+        ("caller", Scope.ADMIN, False),
+        ("admin", Scope.CALL, False),
+        ("admin", Scope.ADMIN, True),
+        ("both", Scope.CALL, True),
+        ("both", Scope.ADMIN, True),
+    ],
+)
+def test_key_is_good_for_its_scopes(name: str, scope: Scope, good: bool) -> None:
+    found = Access(keys=[CALLER, ADMIN, BOTH]).check_key(bearer(name), scope, NOW)
+    if good:
+        assert isinstance(found, Admitted)
+    else:
+        assert denied(found) == (403, "insufficient_scope")
+
+
+def test_wrong_scope_says_what_to_do() -> None:
+    found = Access(keys=[CALLER]).check_key(bearer("caller"), Scope.ADMIN, NOW)
+    assert isinstance(found, Denied)
+    assert "of scope call, and here one of scope admin is needed" in found.message
+    assert "admin_keys" in found.message
+    assert "voicepool key new NAME --scope admin" in found.message
+    found = Access(keys=[ADMIN]).check_key(bearer("admin"), Scope.CALL, NOW)
+    assert isinstance(found, Denied)
+    assert "api_keys" in found.message
+    found = Access(keys=[CALLER, ADMIN]).check_key(bearer("caller"), Scope.ADMIN, NOW)
+    assert isinstance(found, Denied)
+    assert found.message.endswith("is needed: use one of those")
+
+
+def test_expired_key_is_told_so_and_nobody_else_is() -> None:
+    yesterday = TODAY - datetime.timedelta(days=1)
+    access = Access(keys=[named("old", Scope.CALL, expires=yesterday), CALLER])
+    found = access.check_key(bearer("old"), Scope.CALL, NOW)
+    assert denied(found) == (401, "invalid_api_key")
+    assert isinstance(found, Denied)
+    assert "expired after 2026-06-14" in found.message
+    for text in ("other", "", "ol", "old "):
+        wrong = access.check_key(head(("api-key", text)), Scope.CALL, NOW)
+        assert isinstance(wrong, Denied)
+        assert "expired" not in wrong.message
+    # A scope that it never had makes no difference.
+    assert access.check_key(bearer("old"), Scope.ADMIN, NOW) == found
+
+
+def test_key_is_good_on_its_last_day() -> None:
+    access = Access(keys=[named("last", Scope.CALL, expires=TODAY)])
+    midnight = datetime.datetime(2026, 6, 16, tzinfo=datetime.UTC).timestamp()
+    assert isinstance(access.check_key(bearer("last"), Scope.CALL, midnight - 0.001), Admitted)
+    assert denied(access.check_key(bearer("last"), Scope.CALL, midnight)) == (
+        401,
+        "invalid_api_key",
+    )
+
+
+def test_guarded_server_without_a_key_lets_nobody_in() -> None:
+    access = Access(guarded=True)
+    assert access.asks_for_keys
+    assert denied(access.check_key(bearer(KEY), Scope.CALL, NOW)) == (401, "invalid_api_key")
+    assert not access.vouches_for(b"", NOW)
 
 
 # --- addresses -------------------------------------------------------------------------------
@@ -204,13 +297,22 @@ def test_address_of_the_client(peer: str, forwarded: str, address: str) -> None:
     assert access.client_address(head(("x-forwarded-for", forwarded)), peer) == address
 
 
-def test_identities_live_as_long_as_their_keys() -> None:
-    one, other = "one-key-of-16-chars", "other-key-of-16-chars"
-    assert Access(api_keys=[one, other]).vouches_for(fingerprint(other))
-    assert not Access(api_keys=[one]).vouches_for(fingerprint(other))
-    assert not Access(api_keys=[one]).vouches_for("")
-    assert Access().vouches_for("")
-    assert not Access().vouches_for(fingerprint(one))
+def test_secrets_live_as_long_as_their_keys_open_calls() -> None:
+    gone = digest_of("another")
+    assert Access(keys=[CALLER]).vouches_for(CALLER.digest, NOW)
+    assert not Access(keys=[CALLER]).vouches_for(gone, NOW)
+    assert not Access(keys=[CALLER]).vouches_for(b"", NOW)
+    assert not Access(keys=[ADMIN]).vouches_for(ADMIN.digest, NOW)
+    old = named("old", Scope.CALL, expires=TODAY)
+    assert Access(keys=[old]).vouches_for(old.digest, NOW)
+    assert not Access(keys=[old]).vouches_for(old.digest, NOW + 24 * 3600)
+    assert Access().vouches_for(b"", NOW)
+    assert not Access().vouches_for(CALLER.digest, NOW)
+
+
+def test_another_key_of_the_same_name_does_not_vouch() -> None:
+    renewed = Key(digest_of("another"), frozenset({Scope.CALL}), CALLER.name)
+    assert not Access(keys=[renewed]).vouches_for(CALLER.digest, NOW)
 
 
 def test_pages_of_other_origins_may_read_the_answer() -> None:

@@ -78,6 +78,7 @@ def test_help_of_start_has_every_setting_but_secrets(capsys: pytest.CaptureFixtu
         if spec.flag is not None:
             assert f"  {spec.flag} " in out
     assert "--api-keys" not in out
+    assert "--admin-keys" not in out
 
 
 # --- mistakes --------------------------------------------------------------------------------
@@ -160,11 +161,13 @@ def test_config_shows_values_and_sources_and_no_secret(
         'more = { token = "sesame" }\n'
     )
     monkeypatch.setenv("VOICEPOOL_API_KEYS", f"{KEY},{KEY}2")
+    monkeypatch.setenv("VOICEPOOL_ADMIN_KEYS", f"{KEY}3")
     assert run("config", "--workers", "3", "--queue-timeout", "500ms") == ExitCode.OK
     out = capsys.readouterr().out
     lines = {line.split("  #")[0].rstrip(): line.split("# ")[-1] for line in out.splitlines()}
     assert lines["port = 8001"] == "voicepool.toml:2"
     assert lines["api_keys = (2 keys)"] == "VOICEPOOL_API_KEYS"
+    assert lines["admin_keys = (1 key)"] == "VOICEPOOL_ADMIN_KEYS"
     assert lines["workers = 3"] == "--workers"
     assert lines["max_connections = 3"] == "follows workers"
     assert lines["queue_timeout = 0.5s"] == "--queue-timeout"

@@ -22,7 +22,7 @@ from websockets.typing import Subprotocol
 
 from tests.pools import DEADLINE, PoolServer, hello
 from tests.rawhttp import Answer, exchange, parse, read_all
-from voicepool.access import fingerprint
+from voicepool.keys import plain
 from voicepool.request import MAX_BODY
 
 Start = Callable[..., PoolServer]
@@ -360,7 +360,7 @@ def test_what_an_app_makes_of_a_session_reaches_its_call(start_pool: Start) -> N
     assert answer.json["session"] == {"form": "realtime"}
     with call(server, answer.json["value"]) as client:
         assert client.recv(DEADLINE) == b'stored {"a":1}'
-        assert hello(client)["caller"][3] == fingerprint(KEY)
+        assert hello(client)["caller"][3] == plain([KEY])[0].fingerprint
     with call(server, KEY) as client:
         assert client.recv(DEADLINE) == b""
 

@@ -10,7 +10,7 @@ from voicepool.clientsecrets import ClientSecrets, Full, Grant
 
 
 def grant(expires_at: float, session: bytes = b"") -> Grant:
-    return Grant(expires_at, "cafe", session)
+    return Grant(expires_at, "cafe", b"digest", session)
 
 
 def test_a_secret_can_be_redeemed_until_it_expires() -> None:

@@ -295,6 +295,8 @@ def test_a_public_address_needs_keys_or_consent(cwd: Path, host: str) -> None:
     assert "--no-auth" in message
     load({"host": host, "no_auth": "true"}, {}, cwd)
     load({"host": host}, {"VOICEPOOL_API_KEYS": KEY}, cwd)
+    load({"host": host}, {"VOICEPOOL_ADMIN_KEYS": KEY}, cwd)
+    load({"host": host, "keys_file": "keys"}, {}, cwd)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1", "[::1]"])
@@ -303,11 +305,12 @@ def test_loopback_needs_none(cwd: Path, host: str) -> None:
     load({"host": host}, {}, cwd)
 
 
+@pytest.mark.parametrize("name", ["api_keys", "admin_keys"])
 @pytest.mark.parametrize("key", ["short", "has a space in it, long", "schlüssel-mit-umlaut"])
-def test_a_weak_key_is_refused_and_never_repeated(cwd: Path, key: str) -> None:
-    written(cwd, f'[server]\napi_keys = ["{key}"]\n')
+def test_a_weak_key_is_refused_and_never_repeated(cwd: Path, name: str, key: str) -> None:
+    written(cwd, f'[server]\n{name} = ["{key}"]\n')
     message = complaint(cwd)
-    assert message.startswith("api_keys (voicepool.toml:2): key 1 must be 16 or more")
+    assert message.startswith(f"{name} (voicepool.toml:2): key 1 must be 16 or more")
     assert key not in message
 
 

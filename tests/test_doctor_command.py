@@ -55,9 +55,13 @@ def section(document: dict[str, Any], title: str) -> list[tuple[str, str]]:
     return [(finding["mark"], finding["text"]) for finding in found["findings"]]
 
 
-def test_a_host_that_can_run_the_embedded_engines() -> None:
+def test_a_host_that_can_run_the_embedded_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "a-key-that-nobody-shall-see"
+    monkeypatch.setenv("VOICEPOOL_API_KEYS", key)
+    monkeypatch.setenv("VOICEPOOL_ADMIN_KEYS", f"{key}-too")
     code, text = doctor("--profile", "embedded", "--workers", "3")
     assert code == ExitCode.OK
+    assert key not in text
     lines = text.splitlines()
     assert lines[0] == "host"
     assert "profile embedded (would run: configured)" in lines

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from tests.pools import PoolServer, hello
 from tests.rawhttp import read_all, upgrade
-from voicepool.access import fingerprint
+from voicepool.keys import plain
 
 Start = Callable[..., PoolServer]
 
@@ -170,7 +170,7 @@ def test_worker_is_told_who_calls(start_pool: Start) -> None:
     headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": "6.6.6.6, 192.0.2.7"}
     with server.call(additional_headers=headers) as caller:
         port = caller.socket.getsockname()[1]
-        assert hello(caller)["caller"] == [1, "192.0.2.7", port, fingerprint(key)]
+        assert hello(caller)["caller"] == [1, "192.0.2.7", port, plain([key])[0].fingerprint]
     assert key not in "".join(server.stderr)
 
 

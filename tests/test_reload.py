@@ -101,7 +101,7 @@ def test_new_settings_hold_and_idle_workers_are_replaced(start_pool: Start) -> N
         pid = hello(caller)["pid"]
         server.reload(api_keys=[], max_connections=3, workers=3, max_waiting=7, port=1)
         line = server.logged("reloaded")
-        assert line["changed"] == "api_keys, workers, max_connections, max_waiting"
+        assert line["changed"] == "keys, workers, max_connections, max_waiting"
         server.logged("setting needs a restart", setting="port")
         until_rolled(server)
         status = server.status()

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from tests.pools import PoolServer
 from voicepool.errors import CallError, ExitCode
-from voicepool.status import fetch, render
+from voicepool.status import fetch, fetch_pool, render
 
 Start = Callable[..., PoolServer]
 
@@ -101,12 +101,15 @@ def _drain(terminal: int) -> None:
 
 
 def test_a_server_that_wants_a_key(start_pool: Start) -> None:
-    key = "a-long-enough-secret-key"
-    server = start_pool(workers=1, api_keys=[key])
+    key, callers_key = "a-long-enough-secret-key", "another-secret-key"
+    server = start_pool(workers=1, admin_keys=[key], api_keys=[callers_key])
     assert fetch(server.url, key)["pool"]["workers"] == 1
     with pytest.raises(CallError, match="VOICEPOOL_API_KEY") as caught:
         fetch(server.url, "")
     assert caught.value.code == ExitCode.UNREACHABLE
+    with pytest.raises(CallError, match=r"of scope call.*admin_keys.*key new NAME --scope admin"):
+        fetch(server.url, callers_key)
+    assert fetch_pool(server.url, callers_key)["pool"]["max_connections"] == 1
 
 
 def test_no_server() -> None:

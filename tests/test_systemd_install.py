@@ -107,6 +107,7 @@ def test_install_makes_a_user_an_environment_settings_and_units(host: Host) -> N
     _, state, units = out.split("---\n")
     assert "/etc/voicepool drwxr-x--- root:voicepool" in state
     assert "/etc/voicepool/voicepool.toml -rw-r----- root:voicepool" in state
+    assert "/etc/voicepool/keys -rw-r----- root:voicepool" in state
     assert "/etc/systemd/system/voicepool.service -rw-r--r-- root:root" in state
     assert "/etc/systemd/system/voicepool.socket -rw-r--r-- root:root" in state
     assert "voicepool:/var/lib/voicepool:/usr/sbin/nologin" in state
@@ -150,6 +151,21 @@ def test_second_install_keeps_settings_and_changes_nothing(host: Host) -> None:
     assert "-m venv" not in second
     assert not [line for line in third.splitlines() if line.startswith(("+ install", "+ mv"))]
     assert "ListenStream=127.0.0.1:1" in listens
+
+
+def test_keys_and_settings_are_given_to_the_service_again(host: Host) -> None:
+    out = host.run(
+        "$INSTALL; cd /etc/voicepool; rm keys;"
+        "/opt/voicepool/bin/voicepool key new web --file keys > key; stat -c %a:%G keys;"
+        "chmod 644 voicepool.toml; $INSTALL; echo ---; stat -c %a:%U:%G keys voicepool.toml;"
+        "cat keys; /opt/voicepool/bin/voicepool key new ops --file keys > key;"
+        "stat -c %a:%U:%G keys; echo ---; $INSTALL"
+    )
+    first, second, third = out.split("---\n")
+    assert "600:root" in first
+    assert second.startswith("640:root:voicepool\n640:root:voicepool\nweb call sha256:")
+    assert second.endswith("640:root:voicepool\n")
+    assert "chmod" not in third
 
 
 def test_undo_takes_everything_away(host: Host) -> None:

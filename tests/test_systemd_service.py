@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.certificates import Authority
 from tests.pools import DEADLINE, hello
 from tests.systemd.machine import ROOT, Machine, needed, unavailable
-from voicepool import unit, unithost
+from voicepool import keysfile, unit, unithost
 from voicepool.config import Settings
 from voicepool.errors import ExitCode
+from voicepool.keys import Key, Scope, digest_of
 
 REASON = unavailable()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -209,6 +210,26 @@ class Load:
 
 
 # --- start -----------------------------------------------------------------------------------
+
+
+def test_keys_of_roots_alone_come_as_a_credential(make_service: Callable[..., Service]) -> None:
+    service = make_service(
+        LoadCredential="keys:/run/settings/keys",
+        Environment=f"PYTHONPATH={ROOT}:/run/settings VOICEPOOL_KEYS_FILE=%d/keys",
+    )
+    file = service.machine.files / "run/settings/keys"
+    key = Key(digest_of("the-key"), frozenset({Scope.CALL}), "web")
+    keysfile.append(file, key)
+    assert file.stat().st_mode & 0o777 == 0o600
+    service.start()
+    with pytest.raises(InvalidStatus) as refused:
+        service.call()
+    assert refused.value.response.status_code == 401
+    url = f"ws://127.0.0.1:{service.port}/echo"
+    headers = {"Authorization": "Bearer the-key"}
+    with connect(url, proxy=None, open_timeout=DEADLINE, additional_headers=headers) as caller:
+        assert hello(caller)["caller"][3] == "web"
+    assert "can be read by everybody" not in service.log
 
 
 def test_start_returns_when_a_worker_is_warm_and_status_tells_counts(

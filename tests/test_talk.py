@@ -221,6 +221,11 @@ async def test_no_server(short: Path, tmp_path: Path) -> None:
     [
         (401, '{"error": {"message": "wrong key"}}', ("VOICEPOOL_API_KEY", "wrong key")),
         (403, "no", ("allowed_hosts", "403 Forbidden")),
+        (
+            403,
+            '{"error": {"message": "use one of those", "code": "insufficient_scope"}}',
+            ("use one of those",),
+        ),
         (404, "no", ("takes no calls at /v1/realtime", "404 Not Found")),
         (500, '{"error": []}', ("answered 500",)),
         (503, '{"error": {"message": "all busy\\u001b[2J"}}', ("all busy\\x1b[2J", "--wait")),

@@ -1,20 +1,23 @@
 """Who may talk to this server: API keys, Host and Origin, and whose word about addresses counts.
 
-Pure. Keys are compared in constant time. `Host` is checked because a page of any site can make a
-browser talk to a server on loopback under that site's name (DNS rebinding); `Origin` because
-browsers let any page open WebSockets anywhere.
+Pure. `Host` is checked because a page of any site can make a browser talk to a server on loopback
+under that site's name (DNS rebinding); `Origin` because browsers let any page open WebSockets
+anywhere.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import urlsplit
 
 from voicepool.addresses import Networks, parse_address
+from voicepool.keys import Key, Keyring, Scope, digest_of, scopes_text
 from voicepool.request import Head
+
+INSUFFICIENT_SCOPE: Final = "insufficient_scope"
+"""The code of a refusal whose key is good, but not for this (RFC 6750, 3.1)."""
 
 KEY_SUBPROTOCOL = "openai-insecure-api-key."
 """How browsers, which cannot set headers, carry a key: as one more WebSocket subprotocol."""
@@ -34,9 +37,11 @@ class Denied:
 @dataclass(frozen=True, slots=True)
 class Admitted:
     identity: str
-    """A short fingerprint of the key; "" where none is asked for."""
+    """The key's name, else its fingerprint; "" where no key is asked for."""
     session: bytes = b""
     """What the call shall begin with, where it was a client secret: as `app.Caller` has it."""
+    key: bytes = b""
+    """The key's digest; b"" where none is asked for."""
 
 
 class Access:
@@ -45,16 +50,20 @@ class Access:
     def __init__(
         self,
         *,
-        api_keys: Sequence[str] = (),
+        keys: Iterable[Key] = (),
+        guarded: bool = False,
         bind_host: str = "127.0.0.1",
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
         trusted_proxies: Sequence[str] = (),
     ) -> None:
-        self._keys = [(key.encode(), fingerprint(key)) for key in api_keys]
+        """`guarded`: keys are asked for even if there are none; then nobody gets in."""
+        self._keys = Keyring(keys)
+        self._scopes = {scope for key in self._keys for scope in key.scopes}
+        self._guarded = guarded or len(self._keys) > 0
         names = {"localhost", bind_host.lower(), *(name.lower() for name in allowed_hosts)}
         # A page that rebinds its name cannot know a key, so keys make the check superfluous.
-        self._any_host = bool(self._keys and not allowed_hosts) or "*" in names
+        self._any_host = (self._guarded and not allowed_hosts) or "*" in names
         self._hosts = names
         self._origins = {origin.rstrip("/").lower() for origin in allowed_origins}
         self._proxies = Networks(trusted_proxies)
@@ -95,31 +104,44 @@ class Access:
 
     @property
     def asks_for_keys(self) -> bool:
-        return bool(self._keys)
+        return self._guarded
 
-    def vouches_for(self, identity: str) -> bool:
-        """Whether somebody of that identity could still be admitted by a key."""
-        return identity in [known for _, known in self._keys] if self._keys else identity == ""
+    def vouches_for(self, key: bytes, now: float) -> bool:
+        """Whether the key with that digest still opens calls; b"": whether none is asked for.
 
-    def check_key(self, head: Head) -> Admitted | Denied:
-        """The API key, wherever clients carry it."""
-        if not self._keys:
+        `now` here and below: seconds since the epoch.
+        """
+        if not self._guarded:
+            return key == b""
+        held = self._keys.holder(key)
+        return held is not None and Scope.CALL in held.scopes and not held.expired(now)
+
+    def check_key(self, head: Head, scope: Scope, now: float) -> Admitted | Denied:
+        """Whether the API key, wherever clients carry it, is good for that."""
+        if not self._guarded:
             return Admitted("")
         given = given_key(head)
         if given is None:
-            return Denied(
-                401,
-                "an API key is required: send it as 'Authorization: Bearer KEY'",
-                "invalid_api_key",
-            )
-        found = ""
-        for key, identity in self._keys:
-            # No early exit: the time must not tell which key was nearly right.
-            if hmac.compare_digest(key, given.encode("utf-8", "surrogateescape")):
-                found = identity
-        if not found:
-            return Denied(401, "this API key is not known to the server", "invalid_api_key")
-        return Admitted(found)
+            return _unknown("an API key is required: send it as 'Authorization: Bearer KEY'")
+        key = self._keys.holder(digest_of(given))
+        if key is None:
+            return _unknown("this API key is not known to the server")
+        if key.expired(now):
+            return _unknown(f"this API key expired after {key.expires}: ask for another")
+        if scope not in key.scopes:
+            return Denied(403, self._lacking(key, scope), INSUFFICIENT_SCOPE)
+        return Admitted(key.identity, key=key.digest)
+
+    def _lacking(self, key: Key, scope: Scope) -> str:
+        """What to do about a key that is good for other things."""
+        held = f"this API key is of scope {scopes_text(key.scopes)}, and here one of scope"
+        if scope in self._scopes:
+            return f"{held} {scope.value} is needed: use one of those"
+        setting = {Scope.CALL: "api_keys", Scope.ADMIN: "admin_keys"}[scope]
+        return (
+            f"{held} {scope.value} is needed, of which this server has none: set {setting}, or "
+            f"make one with: voicepool key new NAME --scope {scope.value} --file FILE"
+        )
 
     def client_address(self, head: Head, peer: str) -> str:
         """The caller's address: the peer's own, or, from a trusted proxy, the last address in
@@ -152,9 +174,8 @@ class Access:
             return False
 
 
-def fingerprint(key: str) -> str:
-    """What logs may show of a key: 8 hex digits of its SHA-256."""
-    return hashlib.sha256(key.encode()).hexdigest()[:8]
+def _unknown(message: str) -> Denied:
+    return Denied(401, message, "invalid_api_key")
 
 
 def given_key(head: Head) -> str | None:

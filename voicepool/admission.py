@@ -51,8 +51,9 @@ class Admission:
 
     def refuse(self, command: pool.Refuse) -> None:
         candidate = self._waiting.take(command.connection)
+        who = {"identity": candidate.admitted.identity} if candidate.admitted.identity else {}
         self._flood.info(
-            "caller refused", connection=command.connection, reason=command.reason.value
+            "caller refused", connection=command.connection, reason=command.reason.value, **who
         )
         message = f"{REFUSALS[command.reason]}; try again in {command.retry_after} s"
         headers = {"Retry-After": str(command.retry_after)}

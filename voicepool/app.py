@@ -30,7 +30,8 @@ class Caller:
     """The caller's IP address (through trusted proxies), or "" in a rehearsal."""
     port: int
     identity: str
-    """A short fingerprint of the API key that let the caller in, "" where none is asked for."""
+    """The name of the API key that let the caller in, a short fingerprint of it where it has none,
+    "" where none is asked for."""
     session: bytes = b""
     """What the call shall begin with, where a client secret let the caller in: what the app's
     `preset` has made of the session it was made with (`Preview.stored`). b"" otherwise."""

@@ -165,6 +165,8 @@ def _refused(url: str, response: Response) -> CallError:
             f"{_why(response)}; give the key with VOICEPOOL_API_KEY or --api-key",
             ExitCode.UNREACHABLE,
         )
+    if _code(response) == "insufficient_scope":
+        return CallError(_why(response), ExitCode.UNREACHABLE)
     if status == 503:
         after = _seconds(response.headers.get("Retry-After", ""))
         return _Full(
@@ -181,6 +183,14 @@ def _refused(url: str, response: Response) -> CallError:
 def _seconds(header: str) -> float:
     """A Retry-After header's seconds; its other form, a date, counts as 5."""
     return max(1.0, float(header)) if header.isascii() and header.isdigit() else 5.0
+
+
+def _code(response: Response) -> str:
+    """`error.code` of a JSON body, "" where there is none."""
+    try:
+        return str(json.loads(response.body or b"")["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _why(response: Response) -> str:

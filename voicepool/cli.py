@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import voicepool
-from voicepool import commands, config
+from voicepool import commands, config, keycommand
 from voicepool.config import FILE_NAME, SPECS
 from voicepool.errors import CallError, ConfigError, EngineUnavailable, ExitCode, WavError
 from voicepool.quantities import parse_duration
@@ -32,6 +32,7 @@ _EPILOG = f"""examples:
   voicepool prefetch --profile cpu             download the models of a profile
   voicepool bench startup                      what a pool saves on this host
   voicepool config                             what is set, and where
+  voicepool key new website                    a key for callers
   voicepool unit                               run it as a systemd service
 
 Every setting of `start` can also be written in {FILE_NAME} or as VOICEPOOL_<NAME>:
@@ -117,7 +118,9 @@ def _parser() -> _Parser:
     _add_settings(
         add("start", commands.start, "Warm up the pool and answer callers.", _START_EPILOG)
     )
-    _add_status(add("status", commands.status, "Show what a running pool does, live.", _EXIT_CODES))
+    _add_status(
+        add("status", commands.status, "Show what a running pool does, live.", _STATUS_EPILOG)
+    )
     _add_talk(
         add("talk", commands.talk, "Call a server with a WAV file or a microphone.", _TALK_EPILOG)
     )
@@ -129,6 +132,14 @@ def _parser() -> _Parser:
     bench.set_defaults(parser=bench)
     _add_benches(bench)
     _add_unit(add("unit", commands.unit, "Print the systemd unit for this host.", _UNIT_EPILOG))
+    keycommand.add_to(
+        verbs.add_parser(
+            "key",
+            help=keycommand.HELP,
+            description=keycommand.HELP,
+            epilog=f"{keycommand.EPILOG}\n\n{_EXIT_CODES}",
+        )
+    )
     listing = add(
         "config", commands.show_config, "Show the settings and where each came from.", _EXIT_CODES
     )
@@ -138,11 +149,18 @@ def _parser() -> _Parser:
 
 
 _START_EPILOG = f"""Durations are seconds or such as 90s, 5m; sizes bytes or such as 512MiB, 2GB.
-Keys for callers are given by VOICEPOOL_API_KEYS or in the file, never as a flag, which everybody
-on the machine could read. The tables [vad], [stt], [llm] and [tts] of the file set the engines.
+Keys are given by VOICEPOOL_API_KEYS, VOICEPOOL_ADMIN_KEYS or in files, never as a flag, which
+everybody on the machine could read; see voicepool key --help. The tables [vad], [stt], [llm] and
+[tts] of the file set the engines.
 
 signals: TERM and INT (Ctrl-C) let calls finish, then stop; a second one stops at once.
 HUP reads settings and code again and replaces idle workers; calls go on. USR1 logs the state.
+
+{_EXIT_CODES}"""
+
+_STATUS_EPILOG = f"""Where a server has keys, this takes one of scope admin: voicepool key --help.
+
+environment: VOICEPOOL_URL, VOICEPOOL_API_KEY
 
 {_EXIT_CODES}"""
 

@@ -7,11 +7,12 @@ said from outside.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import math
 from dataclasses import dataclass
 from typing import Final
+
+from voicepool.keys import digest_of
 
 PREFIX: Final = "ek_"
 """By which they are told from API keys."""
@@ -27,6 +28,8 @@ class Grant:
     expires_at: float
     identity: str
     """Of the API key that it was made with."""
+    key: bytes
+    """That key's digest, b"" where none is asked for: when the key goes, so does the secret."""
     session: bytes
     """What its calls begin with."""
 
@@ -58,7 +61,7 @@ class ClientSecrets:
         if len(self._grants) >= self._most or self._bytes + len(grant.session) > self._most_bytes:
             soonest = self._by_expiry[0][0] if self._by_expiry else grant.expires_at
             raise Full(max(1, math.ceil(soonest - now)))
-        digest = _digest(secret)
+        digest = digest_of(secret)
         self._grants[digest] = grant
         heapq.heappush(self._by_expiry, (grant.expires_at, digest))
         self._bytes += len(grant.session)
@@ -66,15 +69,10 @@ class ClientSecrets:
     def redeem(self, secret: str, now: float) -> Grant | None:
         """What `secret` stands for; None where it is unknown or has expired."""
         self._drop_expired(now)
-        return self._grants.get(_digest(secret))
+        # As in `keys.Keyring`, the time that this takes tells nothing of a secret.
+        return self._grants.get(digest_of(secret))
 
     def _drop_expired(self, now: float) -> None:
         while self._by_expiry and self._by_expiry[0][0] <= now:
             _, digest = heapq.heappop(self._by_expiry)
             self._bytes -= len(self._grants.pop(digest).session)
-
-
-def _digest(secret: str) -> bytes:
-    """Of what may be any text. Looking this up takes a time that tells nothing of the secret: who
-    does not know it can choose no part of its hash."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()

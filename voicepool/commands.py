@@ -273,8 +273,11 @@ def start(args: argparse.Namespace) -> ExitCode:
 
 
 def _settled(args: argparse.Namespace) -> tuple[Settings, Choice | None]:
-    """The settings of a server and its engines, None for an app. Raises ConfigError."""
-    settings = _load(args).settings
+    """The settings of a server, with its keys as digests, and its engines, None for an app. Raises
+    ConfigError."""
+    from voicepool.keysfile import sealed
+
+    settings = sealed(_load(args).settings)
     if settings.app:
         return settings, None
     choice = _choice(settings)

@@ -291,12 +291,13 @@ def _contradictions(settings: Settings, sources: Mapping[str, str]) -> Iterator[
             f"{at('gpus')}: expected auto, none, or a list such as 0,1 or GPU-5a..., "
             f"got {settings.gpus!r}"
         )
-    for number, key in enumerate(settings.api_keys, 1):
-        if len(key) < MIN_KEY_LENGTH or not re.fullmatch(r"[!-+\--~]+", key):
-            yield (
-                f"{at('api_keys')}: key {number} must be {MIN_KEY_LENGTH} or more letters, digits "
-                "and signs, without spaces or commas; make one with: openssl rand -hex 24"
-            )
+    for name in ("api_keys", "admin_keys"):
+        for number, key in enumerate(getattr(settings, name), 1):
+            if len(key) < MIN_KEY_LENGTH or not re.fullmatch(r"[!-+\--~]+", key):
+                yield (
+                    f"{at(name)}: key {number} must be {MIN_KEY_LENGTH} or more letters, digits "
+                    "and signs, without spaces or commas; make one with: openssl rand -hex 24"
+                )
     for network in settings.trusted_proxies:
         try:
             ipaddress.ip_network(network, strict=False)
@@ -312,11 +313,11 @@ def _contradictions(settings: Settings, sources: Mapping[str, str]) -> Iterator[
             yield f"{at(given)} is of no use without {lacking}: TLS takes a certificate and its key"
     if settings.app and not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", settings.app):
         yield f"{at('app')}: expected package.module:factory, got {settings.app!r}"
-    if not (is_loopback(settings.host) or settings.api_keys or settings.no_auth):
+    if not (is_loopback(settings.host) or settings.asks_for_keys or settings.no_auth):
         yield (
             f"{at('host')}: {settings.host!r} is reachable from other machines and no key is set, "
             "so anyone there could use your server: set VOICEPOOL_API_KEYS (make a key with: "
-            "openssl rand -hex 24), or say --no-auth if that is what you want"
+            "openssl rand -hex 24) or keys_file, or say --no-auth if that is what you want"
         )
 
 

@@ -49,7 +49,8 @@ _ONE_THREAD = {
 
 def child_environment() -> dict[str, str]:
     """The zygote's and its workers'. They never check keys, so they shall not know them."""
-    inherited = {k: v for k, v in os.environ.items() if k != SPECS["api_keys"].env}
+    secret = {spec.env for spec in SPECS.values() if spec.secret}
+    inherited = {k: v for k, v in os.environ.items() if k not in secret}
     return {**inherited, **_ONE_THREAD}
 
 
@@ -154,7 +155,7 @@ class Forker:
         self._set_timer(PRELOAD_SECONDS, self._hung)
 
     def _configure(self) -> ipc.Configure:
-        settings = msgspec.to_builtins(replace(self._settings, api_keys=()))
+        settings = msgspec.to_builtins(replace(self._settings, keys=()))
         return ipc.Configure(
             version=ipc.PROTOCOL_VERSION,
             app=self._settings.app,

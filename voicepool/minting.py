@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from voicepool import ipc
+from voicepool.access import Admitted
 from voicepool.answers import error_body, refuse, respond
 from voicepool.bodies import Bodies
 from voicepool.clientsecrets import PREFIX, ClientSecrets, Full, Grant
@@ -42,16 +43,16 @@ class Mint:
         """What a client secret stands for; None where it is unknown or has expired."""
         return self._secrets.redeem(secret, time.time())
 
-    def receive(self, visitor: Visitor, identity: str) -> None:
+    def receive(self, visitor: Visitor, maker: Admitted) -> None:
         """Take a request for a secret from somebody who may make one; owns the visitor."""
         assert visitor.head is not None
         form = FORMS[visitor.head.path]
-        self._bodies.read(visitor, lambda _, body: self._judge(visitor, identity, form, body))
+        self._bodies.read(visitor, lambda _, body: self._judge(visitor, maker, form, body))
 
     def close(self) -> None:
         self._bodies.close()
 
-    def _judge(self, visitor: Visitor, identity: str, form: str, body: bytes) -> None:
+    def _judge(self, visitor: Visitor, maker: Admitted, form: str, body: bytes) -> None:
         try:
             order = read_order(form, body)
         except BadOrder as error:
@@ -60,13 +61,13 @@ class Mint:
         self._preset(
             order.session,
             form,
-            lambda preview: self._finish(visitor, identity, form, order, preview),
+            lambda preview: self._finish(visitor, maker, form, order, preview),
         )
 
     def _finish(
         self,
         visitor: Visitor,
-        identity: str,
+        maker: Admitted,
         form: str,
         order: Order,
         preview: ipc.Preview | None,
@@ -82,14 +83,15 @@ class Mint:
         elif preview.error:
             self._reply(visitor, refuse(404, preview.error, "not_found"))
         else:
-            self._reply(visitor, self._issue(identity, form, order, preview))
+            self._reply(visitor, self._issue(maker, form, order, preview))
 
-    def _issue(self, identity: str, form: str, order: Order, preview: ipc.Preview) -> bytes:
+    def _issue(self, maker: Admitted, form: str, order: Order, preview: ipc.Preview) -> bytes:
         now = time.time()
         expires_at = int(now) + order.seconds
         secret = PREFIX + secrets.token_hex(24)
         try:
-            self._secrets.add(secret, Grant(expires_at, identity, preview.stored), now)
+            grant = Grant(expires_at, maker.identity, maker.key, preview.stored)
+            self._secrets.add(secret, grant, now)
         except Full as full:
             return refuse(
                 429,

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from voicepool.access import Access, Admitted, Denied, given_key
+from voicepool.access import INSUFFICIENT_SCOPE, Access, Admitted, Denied, given_key
 from voicepool.answers import FileAnswer, refuse, respond, start, with_headers
 from voicepool.clientsecrets import PREFIX
 from voicepool.frontdoor import Farewells, Visitor
+from voicepool.keys import Scope
 from voicepool.minting import Mint, OnAnswer
 from voicepool.openaiapi import FORMS, MODELS, models
 from voicepool.pages import Pages
@@ -36,18 +37,20 @@ class Reception:
         *,
         ready: Callable[[], bool],
         status: Callable[[], dict[str, Any]],
+        counts: Callable[[], dict[str, Any]],
         preset: Callable[[bytes, str, OnAnswer], None],
         on_call: Callable[[Visitor, str, Admitted], None],
         body_timeout: float,
         max_bodies: int,
     ) -> None:
         """`on_call(visitor, address, admitted)` gets every admitted WebSocket request; `preset` is
-        the forker's."""
+        the forker's. `counts`: as much of `status` as callers may see."""
         self._turnstile = turnstile
         self._farewells = farewells
         self._pages = pages
         self._ready = ready
         self._status = status
+        self._counts = counts
         self._on_call = on_call
         self._mint = Mint(preset, self._reply, timeout=body_timeout, most=max_bodies)
         self._started_at = int(time.time())
@@ -125,7 +128,9 @@ class Reception:
             )
         if head.has_body:
             return refuse(400, "a WebSocket request has no body", "bad_request")
-        admitted = self._identify(visitor, head, self._check_caller, calling=True)
+        admitted = self._turnstile.pass_through(
+            head, visitor.address[0], self._check_caller, calling=True
+        )
         if isinstance(admitted, Denied):
             return _deny(admitted, head)
         if self.speaks_realtime and "call_id" in parse_qs(head.query, keep_blank_values=True):
@@ -138,28 +143,26 @@ class Reception:
         self._on_call(visitor, address, admitted)
         return None
 
-    def _identify(
-        self,
-        visitor: Visitor,
-        head: Head,
-        check: Callable[[Head], Admitted | Denied] | None = None,
-        *,
-        calling: bool = False,
-    ) -> Admitted | Denied:
-        """Who asks for a call, or for what takes a key: as `Turnstile.pass_through`."""
-        return self._turnstile.pass_through(head, visitor.address[0], check, calling=calling)
+    def _identify(self, visitor: Visitor, head: Head, scope: Scope) -> Admitted | Denied:
+        """Who asks for what takes a key of that scope."""
+
+        def check(head: Head) -> Admitted | Denied:
+            return self._turnstile.access.check_key(head, scope, time.time())
+
+        return self._turnstile.pass_through(head, visitor.address[0], check)
 
     def _check_caller(self, head: Head) -> Admitted | Denied:
         """A caller's key, or client secret."""
         secret = given_key(head)
         if secret is None or not secret.startswith(PREFIX):
-            return self._turnstile.access.check_key(head)
+            return self._turnstile.access.check_key(head, Scope.CALL, time.time())
         grant = self._mint.redeem(secret)
+        access = self._turnstile.access
         # A reload may have withdrawn the key that it was made with.
-        if grant is not None and self._turnstile.access.vouches_for(grant.identity):
-            return Admitted(grant.identity, grant.session)
-        if self._turnstile.access.asks_for_keys:
-            return self._turnstile.access.check_key(head)
+        if grant is not None and access.vouches_for(grant.key, time.time()):
+            return Admitted(grant.identity, grant.session, grant.key)
+        if access.asks_for_keys:
+            return access.check_key(head, Scope.CALL, time.time())
         return Denied(
             401, "this client secret has expired, or is of another server", "invalid_api_key"
         )
@@ -167,16 +170,16 @@ class Reception:
     def _make_secret(self, visitor: Visitor, head: Head) -> bytes | None:
         if head.method != "POST":
             return _not_allowed(head, "POST")
-        admitted = self._identify(visitor, head)
+        admitted = self._identify(visitor, head, Scope.CALL)
         if isinstance(admitted, Denied):
             return _deny(admitted, head)
-        self._mint.receive(visitor, admitted.identity)
+        self._mint.receive(visitor, admitted)
         return None
 
     def _answer_models(self, visitor: Visitor, head: Head) -> bytes:
         if head.method not in ("GET", "HEAD"):
             return _not_allowed(head, "GET, HEAD")
-        denied = self._identify(visitor, head)
+        denied = self._identify(visitor, head, Scope.CALL)
         if isinstance(denied, Denied):
             return _deny(denied, head)
         return models(head, self._started_at)
@@ -191,10 +194,18 @@ class Reception:
             ready = self.paths is not None and self._ready()
             body = {"status": "ready" if ready else "not ready"}
             return respond(200 if ready else 503, body, head=is_head)
-        denied = self._identify(visitor, head)
-        if isinstance(denied, Denied):
-            return _deny(denied, head)
-        return respond(200, self._status(), head=is_head)
+        return self._answer_inside(visitor, head)
+
+    def _answer_inside(self, visitor: Visitor, head: Head) -> bytes:
+        """What shows the inside of the server, to whom that is for; of the status, callers get as
+        much as a page needs to draw the pool."""
+        is_head = head.method == "HEAD"
+        denied = self._identify(visitor, head, Scope.ADMIN)
+        if not isinstance(denied, Denied):
+            return respond(200, self._status(), head=is_head)
+        if head.path == STATUS and denied.code == INSUFFICIENT_SCOPE:
+            return respond(200, self._counts(), head=is_head)
+        return _deny(denied, head)
 
     def _not_found(self, head: Head) -> bytes:
         known = [
@@ -233,6 +244,8 @@ def _preflight(head: Head) -> bytes:
 
 def _deny(denied: Denied, head: Head) -> bytes:
     headers = {"WWW-Authenticate": "Bearer"} if denied.status == 401 else {}
+    if denied.code == INSUFFICIENT_SCOPE:  # RFC 6750, 3
+        headers = {"WWW-Authenticate": f'Bearer error="{INSUFFICIENT_SCOPE}"'}
     if denied.retry_after is not None:
         headers["Retry-After"] = str(denied.retry_after)
     return refuse(denied.status, denied.message, denied.code, headers, head=head.method == "HEAD")

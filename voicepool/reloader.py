@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
+from voicepool import keysfile
 from voicepool.config import Settings
 from voicepool.errors import ConfigError, EngineUnavailable
 from voicepool.forker import Forker
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("voicepool.supervisor")
 
 Reread = Callable[[], Settings]
-"""Reads the settings from where the start took them. May block; raises ConfigError."""
+"""Reads the settings, and the keys, from where the start took them. May block; raises
+ConfigError."""
 READING_SECONDS: Final = 30.0
 """How long that may take: a file on a network mount that is gone is never read."""
 
@@ -151,6 +153,8 @@ class Reloader:
         self.count += 1
         for name in change.fixed:
             log.warning("setting needs a restart", extra={"setting": name})
+        for line in keysfile.advice(change.settings):
+            log.warning("advice", extra={"advice": line})
         log.info("reloaded", extra={"changed": ", ".join(change.changed)})
         await self._retire(old)
 

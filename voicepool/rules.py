@@ -93,9 +93,11 @@ def rate_rules(settings: Settings) -> RateRules:
 
 
 def access_rules(settings: Settings) -> Access:
-    """Who may talk to this server."""
+    """Who may talk to this server. `settings` are sealed (`keysfile.sealed`)."""
+    assert settings.api_keys == settings.admin_keys == ()  # nobody could use those
     return Access(
-        api_keys=settings.api_keys,
+        keys=settings.keys,
+        guarded=settings.asks_for_keys,
         bind_host=settings.host,
         allowed_hosts=settings.allowed_hosts,
         allowed_origins=settings.allowed_origins,

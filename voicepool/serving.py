@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 
-from voicepool import linux, tlsfiles
+from voicepool import keysfile, linux, tlsfiles
 from voicepool.agentcheck import listen_for_agents
 from voicepool.config import Settings, check
 from voicepool.errors import ExitCode
@@ -33,12 +33,15 @@ async def supervise(
     inherited: Inheritance | None = None,
     reread: Reread | None = None,
 ) -> ExitCode:
-    """Run a server to its end; the exit code. `inherited`, `reread`: as Supervisor takes them.
+    """Run a server to its end; the exit code. `settings` are sealed (`keysfile.sealed`);
+    `inherited`, `reread`: as Supervisor takes them.
 
     Raises OSError when the address cannot be bound or the runtime directory cannot be made, and
     ConfigError.
     """
     inherited = inherited or Inheritance()
+    for line in keysfile.advice(settings):
+        log.warning("advice", extra={"advice": line})
     if settings.tls_cert:
         # For the relay to read again: what is wrong with them is better said before anything runs.
         context = tlsfiles.context_from(settings.tls_cert, settings.tls_key)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from voicepool.keys import Key
 from voicepool.setting import Spec, seconds, setting, specs
 
 STAGES = ("vad", "stt", "llm", "tts")
@@ -33,7 +34,19 @@ class Settings:
         most=65535,
     )
     api_keys: tuple[str, ...] = setting(
-        "server", (), "keys that let a caller in; none: anyone may call", secret=True
+        "server",
+        (),
+        "keys of scope call: they open calls, and nothing of the inside; where no key is "
+        "configured at all, anyone may do everything",
+        secret=True,
+    )
+    admin_keys: tuple[str, ...] = setting(
+        "server", (), "keys of scope admin: /status in full, /metrics", secret=True
+    )
+    keys_file: str = setting(
+        "server",
+        "",
+        "file of keys with names, scopes and expiry, as hashes; see voicepool key --help",
     )
     no_auth: bool = setting(
         "server", False, "let anyone call although the address is public and no key is set"
@@ -114,6 +127,9 @@ class Settings:
         least=0,
         most=1_000_000,
     )
+    keys: tuple[Key, ...] = ()
+    """All keys without their texts, once `keysfile.sealed` has made them; `api_keys` and
+    `admin_keys` are empty then."""
     # [pool]
     workers: int = setting(
         "pool", 2, "warm workers to keep ready; unset: max_connections", least=1, most=4096
@@ -254,6 +270,12 @@ class Settings:
         "log", "auto", "auto: pretty on a terminal, JSON lines elsewhere"
     )
 
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether there is a key to be asked for. A keys file says so even if it has none: who
+        takes the last one out of it does not mean to let everybody in."""
+        return bool(self.api_keys or self.admin_keys or self.keys_file or self.keys)
+
 
 SPECS: Mapping[str, Spec] = specs(Settings)
-"""Every setting but `engines` and `visible_gpus`, by name."""
+"""Every setting but `engines`, `keys` and `visible_gpus`, by name."""

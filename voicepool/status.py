@@ -38,8 +38,23 @@ _STATE_STYLES = {
 
 
 def fetch(url: str, api_key: str, cafile: Path | None = None) -> dict[str, Any]:
-    """The server's `/status`. `url` may be its address in any form, `cafile` is for
-    `calling.trusting`. Raises CallError."""
+    """The server's `/status` in full; arguments as for `fetch_pool`. Raises CallError, also where
+    the key is for callers, who are shown the counts only."""
+    report = fetch_pool(url, api_key, cafile)
+    if not {"server", "workers"} <= report.keys():
+        raise CallError(
+            "this key is of scope call, and status needs one of scope admin: give that with "
+            "VOICEPOOL_API_KEY or --api-key; where there is none, set admin_keys on the server, "
+            "or add one to its keys_file: voicepool key new NAME --scope admin --file FILE",
+            ExitCode.UNREACHABLE,
+        )
+    return report
+
+
+def fetch_pool(url: str, api_key: str, cafile: Path | None = None) -> dict[str, Any]:
+    """The server's `/status`, with as much besides "pool" as that key is shown, and perhaps not
+    all of that. `url` may be its address in any form, `cafile` is for `calling.trusting`. Raises
+    CallError."""
     address = http_url(url, "/status")
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     request = urllib.request.Request(address, headers=headers)
@@ -65,7 +80,7 @@ def fetch(url: str, api_key: str, cafile: Path | None = None) -> dict[str, Any]:
 
 
 def _checked(report: Any, address: str) -> dict[str, Any]:
-    if not isinstance(report, dict) or not {"server", "pool", "workers"} <= report.keys():
+    if not isinstance(report, dict) or not isinstance(report.get("pool"), dict):
         raise _stranger(address)
     return report
 
@@ -85,8 +100,7 @@ def _why(error: urllib.error.HTTPError) -> str:
 def _refused(status: int, address: str, why: str) -> CallError:
     if status == 401:
         return CallError(
-            "the server wants a key and knows none that was given; "
-            "give it with VOICEPOOL_API_KEY or --api-key",
+            f"the server wants a key{why}; give one with VOICEPOOL_API_KEY or --api-key",
             ExitCode.UNREACHABLE,
         )
     if status == 404:

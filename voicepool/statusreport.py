@@ -43,6 +43,20 @@ def status_report(supervisor: Supervisor) -> dict[str, Any]:
     }
 
 
+def pool_counts(supervisor: Supervisor) -> dict[str, Any]:
+    """As much of the status as callers may see: what a page needs to draw the pool."""
+    view = supervisor.pool.snapshot()
+    return {
+        "pool": {
+            "draining": view.draining,
+            "max_connections": view.max_connections,
+            "states": {state.value: count for state, count in view.states.items()},
+            "callers": view.callers,
+            "waiting": view.waiting,
+        }
+    }
+
+
 def device_report(view: DeviceView, gpus: Mapping[str, Gpu]) -> dict[str, Any]:
     """One device's account. `gpus`: what is known of each GPU besides, by device."""
     gpu = gpus.get(view.device)

@@ -40,7 +40,7 @@ from voicepool.reloader import Reloader, Reread
 from voicepool.rules import access_rules, door_rules, pool_settings, rate_rules
 from voicepool.rundir import RuntimeDir
 from voicepool.servicelink import ServiceLink
-from voicepool.statusreport import status_report
+from voicepool.statusreport import pool_counts, status_report
 from voicepool.systemd import Inheritance
 from voicepool.threshold import Threshold
 from voicepool.tlsdoor import TlsDoor
@@ -125,6 +125,7 @@ class Supervisor:
             Pages(settings.static),
             ready=self._is_ready,
             status=lambda: status_report(self),
+            counts=lambda: pool_counts(self),
             preset=lambda *question: self.forker.preset(*question),
             on_call=self._admission.arrive,
             body_timeout=settings.head_timeout,

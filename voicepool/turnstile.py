@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from voicepool.access import Access, Admitted, Denied, given_key
+from voicepool.access import INSUFFICIENT_SCOPE, Access, Admitted, Denied, given_key
 from voicepool.logs import FloodGuard
 from voicepool.ratelimits import Limited, Limits
 from voicepool.request import Head
@@ -27,11 +27,11 @@ class Turnstile:
         self,
         head: Head,
         peer: str,
-        check: Callable[[Head], Admitted | Denied] | None = None,
+        check: Callable[[Head], Admitted | Denied],
         *,
         calling: bool = False,
     ) -> Admitted | Denied:
-        """Who that is, or why not. `check` judges the key, by default as `Access.check_key`."""
+        """Who that is, or why not. `check` judges the key."""
         now = self._clock()
         address = self.access.client_address(head, peer)
         limited = self._limits.ask(address, now)
@@ -42,8 +42,9 @@ class Turnstile:
             limited = self._limits.try_key(address, now)
         if limited is not None:
             return self._deny(limited, address)
-        admitted = (check or self.access.check_key)(head)
-        if tries and isinstance(admitted, Denied):
+        admitted = check(head)
+        # One that is good for other things was not guessed.
+        if tries and isinstance(admitted, Denied) and admitted.code != INSUFFICIENT_SCOPE:
             self._limits.key_failed(address, now)
         return admitted
 

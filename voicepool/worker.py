@@ -380,5 +380,9 @@ class Worker:
         return {"limit": name, "allowed": allowed[name]} if name in allowed else {}
 
     def _fields(self, **more: object) -> dict[str, object]:
-        number = self._caller.connection if self._caller else None
-        return {"worker": self.place.number, "connection": number, **more}
+        fields: dict[str, object] = {"worker": self.place.number, "connection": None}
+        if self._caller is not None:
+            fields["connection"] = self._caller.connection
+            if self._caller.identity:
+                fields["identity"] = self._caller.identity
+        return {**fields, **more}

@@ -12,6 +12,8 @@ mount -o remount,ro,bind /proc/sys
 umount -R /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs /run
+# As on a machine, or credentials would not reach the services: they are mounted elsewhere first.
+mount --make-shared /run
 mkdir /run/units /run/none /run/kept
 cp -r "$units/." /run/units/
 number=0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from rich.table import Table
 from voicepool.bench.samples import percentile
 from voicepool.dialogue import Turn
 from voicepool.errors import CallError, ExitCode
-from voicepool.status import fetch
+from voicepool.status import fetch_pool
 from voicepool.talk import Report, TalkOptions, talk
 
 SPREAD_SECONDS = 1.0
@@ -187,10 +187,12 @@ async def _until_warm(options: TalkOptions, callers: int) -> None:
     deadline = asyncio.get_running_loop().time() + WARM_SECONDS
     while asyncio.get_running_loop().time() < deadline:
         try:
-            status = await asyncio.to_thread(fetch, options.url, options.api_key, options.cafile)
+            status = await asyncio.to_thread(
+                fetch_pool, options.url, options.api_key, options.cafile
+            )
         except CallError:
             return
-        if status["pool"]["states"].get("idle", 0) >= min(callers, status["pool"]["target"]):
+        if _is_warm(status["pool"], callers):
             return
         await asyncio.sleep(LOOK_SECONDS)
     raise CallError(
@@ -200,9 +202,19 @@ async def _until_warm(options: TalkOptions, callers: int) -> None:
     )
 
 
+def _is_warm(pool: Mapping[str, Any], callers: int) -> bool:
+    """Whether as many workers are idle as the callers need; where the server does not tell how
+    many it keeps, as it does not tell callers, whether nothing else is going on."""
+    states: dict[str, int] = pool["states"]
+    idle = int(states.get("idle", 0))
+    if "target" in pool:
+        return idle >= min(callers, int(pool["target"]))
+    return idle >= callers or 0 < idle == int(sum(states.values()))
+
+
 def most_callers(options: TalkOptions) -> int:
     """How many the server takes at once. Raises CallError where it does not tell."""
-    status = fetch(options.url, options.api_key, options.cafile)
+    status = fetch_pool(options.url, options.api_key, options.cafile)
     return int(status["pool"]["max_connections"])
 
 

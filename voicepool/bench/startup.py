@@ -78,6 +78,8 @@ def measure(
         host="127.0.0.1",
         port=0,
         api_keys=(),
+        admin_keys=(),
+        keys_file="",
         workers=users,
         max_connections=users,
         app="",
