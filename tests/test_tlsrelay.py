@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import Authority
+from voicepool.arrival import Arrival
 from voicepool.tlspump import FROM_CLIENT
-from voicepool.tlsrelay import Arrival
 
 PATIENCE = 30.0
 

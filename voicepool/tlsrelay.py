@@ -1,6 +1,6 @@
 """The TLS relay: a process that does the handshakes and the encryption, and decides nothing else.
 
-    Relay      accepts, and takes each client as far as a complete request head
+    Relay      accepts, and takes each client as far as a complete request head (`arrival.py`)
     Pump       then carries bytes between the client and a socket pair (`tlspump.py`)
 
 The supervisor gets the other end of the pair and treats it like any client's socket: routes, keys,
@@ -25,6 +25,7 @@ from typing import Final
 
 from voicepool import ipc, linux, logs
 from voicepool.answers import refuse
+from voicepool.arrival import Arrival, PlainText
 from voicepool.config import wants_color
 from voicepool.countdown import Countdown
 from voicepool.errors import ConfigError, IpcError
@@ -38,7 +39,6 @@ from voicepool.frontdoor import (
     Farewells,
     Refusal,
     Visitor,
-    has_end,
     refuse_header,
 )
 from voicepool.listener import Acceptor, Address
@@ -46,9 +46,8 @@ from voicepool.logs import FloodGuard
 from voicepool.newcomers import DoorRules, Newcomers
 from voicepool.proxied import HeaderReader
 from voicepool.proxyheader import BadHeader
-from voicepool.request import MAX_HEAD
 from voicepool.tlsfiles import Certificate
-from voicepool.tlspump import CHUNK, Pump, Tls
+from voicepool.tlspump import CHUNK, Pump
 
 log = logging.getLogger("voicepool.tlsrelay")
 
@@ -59,61 +58,6 @@ GOODBYE_SECONDS: Final = 1.0
 """What clients have to take the last bytes when the server is going down."""
 BUSY: Final = Refusal(503, "the server is overloaded; try again in a moment", "overloaded")
 PLAIN: Final = Refusal(400, "this server speaks TLS: use https:// or wss://", "tls_required")
-_HANDSHAKE_RECORD: Final = 22
-"""The first byte of a TLS connection (RFC 8446, 5.1)."""
-
-
-class Arrival:
-    """A client on its way to a complete request head."""
-
-    def __init__(
-        self, sock: socket.socket, address: Address, announced: HeaderReader | None = None
-    ) -> None:
-        """`announced`: as `Visitor` has it."""
-        self.sock = sock
-        self.address = address
-        self.announced = announced
-        self.tls: Tls | None = None
-        """None until it has said something."""
-        self.secure = False
-        """Whether the handshake is complete."""
-        self.head = b""
-        """What it has said, to the empty line and perhaps beyond."""
-
-    def advance(self, context: ssl.SSLContext) -> bool:
-        """Go on with what has come; whether the head is as complete as it will be.
-
-        Raises OSError, and PlainText where the client does not try to speak TLS, and BadHeader.
-        """
-        if self.announced is not None:
-            header = self.announced.read()
-            if header is None:
-                return False
-            self.announced = None
-            self.address = header.source or self.address
-        if self.tls is None:
-            first = self.sock.recv(1, socket.MSG_PEEK)
-            if not first:
-                raise ConnectionResetError
-            if first[0] != _HANDSHAKE_RECORD:
-                raise PlainText
-            self.tls = Tls(self.sock, context)
-        if not self.secure:
-            self.secure = self.tls.handshake()
-            if not self.secure:
-                return False
-            self.head = self.tls.pending()
-        else:
-            self.head += self.tls.receive()
-            if not self.tls.flush():
-                raise ConnectionResetError  # it asks much of TLS itself, and takes no answer
-        if self.tls.ended and not self.head:
-            raise ConnectionResetError
-        return self.tls.ended or len(self.head) >= MAX_HEAD or has_end(self.head)
-
-
-class PlainText(Exception):
-    """A client does not speak TLS."""
 
 
 class Relay:
