@@ -34,7 +34,7 @@ MESSAGES: list[tuple[Any, ipc.Message]] = [
     (ipc.FromZygote, ipc.Reaped(7, 4711, -9)),
     (ipc.ToWorker, ipc.Assign(3, "192.0.2.7", 1234, "cafe", bytes(ipc.MAX_PREVIEW))),
     (ipc.ToWorker, ipc.Stop("drain")),
-    (ipc.FromWorker, ipc.Hello(1, 4711)),
+    (ipc.FromWorker, ipc.Hello(2, 4711)),
     (ipc.FromWorker, ipc.Ready(PRIVATE)),
     (ipc.FromWorker, ipc.Accepted(3)),
     (ipc.FromWorker, ipc.Ended(PRIVATE, "completed")),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from voicepool import ipc, linux
+from voicepool.allowance import Allowance
 from voicepool.callers import Candidate
 from voicepool.errors import IpcError
 from voicepool.pool import Reason
@@ -24,6 +25,11 @@ log = logging.getLogger("voicepool.supervisor")
 
 DUMP_SECONDS: Final = 0.1
 """What a hung worker gets to write its stacks before it is killed."""
+
+MOST_MESSAGES: Final = 500
+"""That a worker may send at once; an honest one sends a handful, and a heartbeat now and then."""
+MESSAGES_A_SECOND: Final = 50.0
+"""And from then on: more would take the supervisor's time from the callers of others."""
 
 _HUNG = frozenset(
     {
@@ -65,6 +71,11 @@ class WorkerHandle:
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
         self._pidfd: int | None = None
+        self._status: int | None = None
+        """The worker's /proc/self/status."""
+        self._believed = 0
+        """The most private host bytes that it was believed to have."""
+        self._messages = Allowance(MOST_MESSAGES, MESSAGES_A_SECOND)
         self._gone = False
         with contextlib.ExitStack() as undo:
             ours, self._theirs = ipc.Channel.pair()
@@ -96,7 +107,7 @@ class WorkerHandle:
     def adopt(self, pid: int, pidfd: int) -> None:
         """The fork's reply, or the worker's own word where that reply was lost."""
         if self._pidfd is not None or self._gone:
-            os.close(pidfd)
+            ipc.discard(pidfd)
             return
         self.pid, self._pidfd = pid, pidfd
         self._loop.add_reader(pidfd, self._exited)
@@ -115,8 +126,18 @@ class WorkerHandle:
     def accepted(self) -> None:
         """The worker owns the caller's socket now."""
         if self.candidate is not None:
-            self.candidate.visitor.sock.close()
+            ipc.hang_up(self.candidate.visitor.sock)
             self.candidate = None
+
+    def credible(self, private: int) -> int:
+        """What to believe of a worker's word about its memory: no more than the kernel says.
+
+        Else one that somebody has taken over could say that nobody has room beside it.
+        """
+        if private > self._believed and self._status is not None:
+            private = min(private, linux.held_bytes(self._status))
+        self._believed = max(self._believed, private)
+        return private
 
     def take_back(self) -> Candidate | None:
         """The caller who was offered in vain."""
@@ -174,13 +195,24 @@ class WorkerHandle:
         if received is None:
             return False
         message, fds = received
+        if not self._messages.take(self._loop.time()):
+            for fd in fds:
+                ipc.discard(fd)
+            raise IpcError("a worker floods its control socket")
         if isinstance(message, ipc.Hello):
-            ipc.check_version(message.version, "worker")
-            self.adopt(message.pid, fds[0])
+            self._greet(message, *fds)
         elif isinstance(message, ipc.Failed):
             self.error, self.permanent = message.error, message.permanent
         self._on_message(self, message)
         return True
+
+    def _greet(self, hello: ipc.Hello, pidfd: int, status: int) -> None:
+        self.adopt(hello.pid, pidfd)
+        if self._status is None and not self._gone:
+            self._status = status
+        else:
+            ipc.discard(status)
+        ipc.check_version(hello.version, "worker")
 
     def _stop_reading(self) -> None:
         if self._reading:
@@ -222,6 +254,9 @@ class WorkerHandle:
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
+        if self._status is not None:
+            os.close(self._status)
+            self._status = None
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
             # Ours to reap if its zygote died before it did.

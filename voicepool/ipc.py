@@ -9,19 +9,21 @@ supervisor, and unknown messages are an IpcError.
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import signal
 import socket
+import struct
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
 
 import msgspec
 
 from voicepool.errors import IpcError
 from voicepool.gpu import Gpu
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 MAX_MESSAGE: Final = 96 * 1024
 """Every receive allocates as much: from 128 KiB on it would be mapped and unmapped each time, at
 five times the cost of the receiving itself."""
@@ -32,6 +34,10 @@ FAULT: Final = "fault"
 MAX_FDS: Final = 4
 DUMP_SIGNAL: Final = signal.SIGUSR2
 """From supervisor to worker: write the stacks of all threads to stderr, even when stuck."""
+
+
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
+"""An amount of memory. Negative ones, and those that no machine has, are an IpcError."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
@@ -88,7 +94,7 @@ class ZygoteReady(Message, frozen=True):
     version: int
     paths: list[str]
     """WebSocket paths that the app serves."""
-    private: int
+    private: Bytes
     """Its private host bytes."""
 
 
@@ -166,9 +172,10 @@ ToWorker = Assign | Stop
 
 
 class Hello(Message, frozen=True):
-    """The forked worker runs its own main and begins to load. fds: [its own pidfd]."""
+    """The forked worker runs its own main and begins to load. fds: [its own pidfd, its
+    /proc/self/status, by which its word about its memory is checked]."""
 
-    fds: ClassVar[int] = 1
+    fds: ClassVar[int] = 2
     version: int
     pid: int
 
@@ -176,7 +183,7 @@ class Hello(Message, frozen=True):
 class Ready(Message, frozen=True):
     """Loaded, warmed by real inference, rehearsed through its own server."""
 
-    private: int
+    private: Bytes
     """Host bytes that this process's death would give back, here and in all that follow."""
 
 
@@ -189,7 +196,7 @@ class Accepted(Message, frozen=True):
 class Ended(Message, frozen=True):
     """The call is over; the worker exits next."""
 
-    private: int
+    private: Bytes
     outcome: str
     """"completed", "stopped" (we ended it) or "failed" (the app raised)."""
 
@@ -197,7 +204,7 @@ class Ended(Message, frozen=True):
 class Beat(Message, frozen=True):
     """A sign of life, every heartbeat_interval once ready."""
 
-    private: int
+    private: Bytes
 
 
 class Failed(Message, frozen=True):
@@ -242,6 +249,7 @@ class Listen(Message, frozen=True):
     max_heads: int
     log_level: str
     log_format: Literal["auto", "pretty", "json"]
+    inspectable: bool = False
 
 
 class Leave(Message, frozen=True):
@@ -365,7 +373,30 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 def _close_all(fds: Sequence[int]) -> None:
     for fd in fds:
-        os.close(fd)
+        discard(fd)
+
+
+def discard(fd: int) -> None:
+    """Close a descriptor that somebody else has chosen, without waiting for anything.
+
+    Closing the last one of a socket takes as long as its SO_LINGER says, non-blocking or not
+    (socket(7)): a worker could hold the supervisor up with it for hours.
+    """
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)  # no socket
+    else:
+        hang_up(sock)
+
+
+def hang_up(sock: socket.socket) -> None:
+    """The same for a socket that others have had."""
+    with sock, contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+
+
+_NO_LINGER: Final = struct.pack("ii", 0, 0)
 
 
 def check_version(version: int, peer: str) -> None:

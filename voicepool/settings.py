@@ -71,6 +71,11 @@ class Settings:
         "",
         "folder for this server's temporary files; empty: one of its own in the system's",
     )
+    inspectable: bool = setting(
+        "server",
+        False,
+        "let debuggers and core dumps of this user at the memory of calls and keys",
+    )
     # [pool]
     workers: int = setting(
         "pool", 2, "warm workers to keep ready; unset: max_connections", least=1, most=4096

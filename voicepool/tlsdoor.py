@@ -81,6 +81,7 @@ class TlsDoor:
             max_heads=settings.max_heads,
             log_level=settings.log_level,
             log_format=settings.log_format,
+            inspectable=settings.inspectable,
         )
         with contextlib.suppress(OSError):  # it has died already: `_exited` comes next
             helper.channel.send(listen, [self._listener.fileno()])

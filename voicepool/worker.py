@@ -81,11 +81,12 @@ def main(app: App, control: socket.socket, lifeline: int, place: Place, settings
     _settle(lifeline, place)
     channel: ipc.Channel[ipc.ToWorker] = ipc.Channel(control, ipc.ToWorker)
     hello = ipc.Hello(ipc.PROTOCOL_VERSION, os.getpid())
-    pidfd = os.pidfd_open(os.getpid())
+    fds = [os.pidfd_open(os.getpid()), linux.open_status()]
     try:
-        channel.send(hello, [pidfd])
+        channel.send(hello, fds)
     finally:
-        os.close(pidfd)
+        for fd in fds:
+            os.close(fd)
     # Not asyncio.run: it would join threads of the app that may never end. The caller _exits.
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -97,7 +98,6 @@ def _settle(lifeline: int, place: Place) -> None:
     os.setsid()
     linux.arm_lifeline(lifeline)
     linux.name_process(f"vp-worker-{place.number}")
-    linux.raise_oom_score()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.register(ipc.DUMP_SIGNAL, all_threads=True)

@@ -264,6 +264,8 @@ class OllamaModel:
             "limits": httpx.Limits(max_connections=MOST_CONNECTIONS, keepalive_expiry=KEPT_ALIVE),
             # Reading the certificates takes longer than all else that a client costs.
             "verify": self._tls or True,
+            # Whoever is at the other end shall choose no other place for the conversation to go.
+            "follow_redirects": False,
             # A proxy never leads to this machine, as Ollama's own programs have it.
             "trust_env": not self._local,
         }
