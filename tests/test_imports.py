@@ -105,7 +105,7 @@ def test_the_pool_needs_nothing_but_the_standard_library() -> None:
         (["voicepool.request", "voicepool.answers"], {"h11", "msgspec"}),
         (["voicepool.access"], {"h11"}),
         (["voicepool.openaiapi"], {"h11", "msgspec"}),
-        (["voicepool.clientsecrets"], set()),
+        (["voicepool.clientsecrets", "voicepool.allowance"], set()),
         (["voicepool.dialogue"], set()),
         (["voicepool.sentences", "voicepool.quantities"], set()),
         (package("voicepool.spoken"), {"babel", "num2words"}),

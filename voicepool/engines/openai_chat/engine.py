@@ -20,6 +20,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from voicepool.config import is_loopback
 from voicepool.engines.base import ChatDelta, ChatRequest, Message
+from voicepool.engines.chat.bounds import PLAIN, bounding
 from voicepool.engines.chat.connecting import (
     GLANCE,
     KEPT_ALIVE,
@@ -185,10 +186,12 @@ class OpenAIModel:
         """The one of this event loop."""
         loop = asyncio.get_running_loop()
         if self._client is None or self._client[0] is not loop:
-            http = openai.DefaultAsyncHttpxClient(**self._transport_options())
-            client = openai.AsyncOpenAI(
-                http_client=http, **self._client_options(self._options.timeout)
+            silence = self._options.timeout
+            http = openai.DefaultAsyncHttpxClient(
+                event_hooks={"response": [bounding(httpx2.AsyncByteStream, 2 * silence)]},
+                **self._transport_options(),
             )
+            client = openai.AsyncOpenAI(http_client=http, **self._client_options(silence))
             self._client = (loop, client)
         return self._client[1]
 
@@ -209,6 +212,7 @@ class OpenAIModel:
             "base_url": self._options.base_url,
             "api_key": self._options.api_key or NO_KEY,
             "timeout": openai.Timeout(silence, connect=connect),
+            "default_headers": PLAIN,
             "max_retries": 0,  # ours know when a caller has heard something
         }
 

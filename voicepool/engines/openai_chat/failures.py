@@ -44,6 +44,11 @@ class Failures:
     def _answered(self, status: int, error: openai.APIError) -> ServerFailed:
         if status in (401, 403):
             return ServerFailed(f"{self._where} refuses the key ({status}); set [llm] api_key")
+        if 300 <= status < 400:
+            return ServerFailed(
+                f"{self._where} redirects ({status}), which is not followed; "
+                "set [llm] base_url to where it leads"
+            )
         if status == 404:
             return self._failed(
                 "404: it has no such model, or [llm] base_url is wrong (most end in /v1)", error
