@@ -61,7 +61,7 @@ class OpenAIModel:
         self._local = is_loopback(urlsplit(options.base_url).hostname or "")
         self._where = f"the model server at {options.base_url}"
         self._explain = Failures(self._where)
-        self._explain_trial = Failures(self._where, trial=True)
+        self._explain_trial = Failures(self._where, trial=True, key=options.api_key)
         self._rng = random.Random()
         self._tls: ssl.SSLContext | None = None
         self._client: tuple[asyncio.AbstractEventLoop, openai.AsyncOpenAI] | None = None
