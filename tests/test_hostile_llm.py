@@ -8,13 +8,16 @@ from __future__ import annotations
 import contextlib
 import gzip
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.certificates import Authority
 from tests.chatting import closing, ollama_model, say
 from voicepool.engines import openai_chat
 from voicepool.engines.base import LanguageModel
@@ -28,8 +31,9 @@ Answer = Callable[[socket.socket], None]
 class Hostile:
     """Answers every request with what `answer` sends."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, tls: ssl.SSLContext | None = None) -> None:
         self._answer = answer
+        self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.requests = 0
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -41,6 +45,8 @@ class Hostile:
             while True:
                 client, _ = self._listener.accept()
                 with client, contextlib.suppress(OSError):
+                    if self._tls is not None:
+                        client = self._tls.wrap_socket(client, server_side=True)
                     self._read_request(client)
                     self.requests += 1
                     self._answer(client)
@@ -65,8 +71,8 @@ class Hostile:
 
 
 @contextlib.contextmanager
-def hostile(answer: Answer) -> Iterator[Hostile]:
-    server = Hostile(answer)
+def hostile(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[Hostile]:
+    server = Hostile(answer, tls)
     try:
         yield server
     finally:
@@ -174,3 +180,17 @@ def test_a_line_is_counted_alike_in_any_pieces(pieces: list[bytes]) -> None:
     counted.count(bytes(limit - unfinished), 0.0)
     with pytest.raises(TooMuch):
         counted.count(bytes(1), 0.0)
+
+
+async def test_who_poses_as_the_server_hears_nothing(
+    client: Callable[[str], LanguageModel], tmp_path: Path
+) -> None:
+    """Its certificate is of an authority that nobody trusts."""
+    files = Authority(tmp_path).issue()
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(files.cert, files.key)
+    with hostile(lambda sock: sock.sendall(HEAD + b"\r\n"), tls) as server:
+        async with closing(client(server.url.replace("http:", "https:"))) as model:
+            with pytest.raises(EngineError, match="does not answer"):
+                await say(model, "Hello?")
+        assert server.requests == 0
