@@ -120,33 +120,85 @@ def test_lies_about_memory_keep_nobody_out(taken: PoolServer) -> None:
     assert taken.until_idle()["pool"]["bound_by"] == "workers"
 
 
-def test_a_socket_that_lingers_holds_nobody_up(taken: PoolServer) -> None:
-    """Closing one with unsent data and SO_LINGER would take the supervisor hours."""
-    taken.until_idle()
+LINGERING = """
+import signal, struct, socket as s
+
+def lingering(port):
+    sock = s.create_connection(("127.0.0.1", port))
+    sock.setblocking(False)
+    sock.setsockopt(s.SOL_SOCKET, s.SO_LINGER, struct.pack("ii", 1, 3600))
+    try:
+        while True:
+            sock.send(bytes(65536))
+    except BlockingIOError:
+        return sock
+
+def leave(victim, port, send, count):
+    # Stopped, it reads only when these are its own to close.
+    socks = [lingering(port) for _ in range(count)]
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        send([sock.fileno() for sock in socks])
+        for sock in socks:
+            sock.close()
+    finally:
+        os.kill(victim, signal.SIGCONT)
+
+def to_relay(fds):
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            sock = s.socket(fileno=os.dup(int(name)))
+            if (sock.family, sock.type) == (s.AF_UNIX, s.SOCK_STREAM):
+                s.send_fds(sock, [b"x"], fds)
+        except OSError:
+            pass
+"""
+
+
+@pytest.fixture
+def deaf() -> Iterator[int]:
+    """The port of somebody who takes connections and reads nothing."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        with taken.call() as attacker:
-            attacker.send(f"""
-import socket as s, struct
-sock = s.create_connection(("127.0.0.1", {listener.getsockname()[1]}))
-sock.setblocking(False)
-sock.setsockopt(s.SOL_SOCKET, s.SO_LINGER, struct.pack("ii", 1, 3600))
-try:
-    while True:
-        sock.send(bytes(65536))
-except BlockingIOError:
-    pass
-# While these are read, ours is closed: then the last one is the supervisor's to close.
-for _ in range(60):
-    control.send(ipc.Beat(1))
-control.send(ipc.Hello(2, 1), [sock.fileno(), sock.fileno()])
-sock.close()
-""")
-            until_ended(attacker)
-        with taken.call() as next_one:
-            assert run(next_one, "1 + 1") == 2
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        "lambda fds: control.send(ipc.Hello(2, 1), fds)",
+        "lambda fds: s.send_fds(control.socket, [b'no message'], fds)",
+        # The rest is never read.
+        "lambda fds: [s.send_fds(control.socket, [b'no message'], [fd]) for fd in fds]",
+    ],
+)
+def test_sockets_that_linger_hold_nobody_up(taken: PoolServer, deaf: int, send: str) -> None:
+    """Closing one with unsent data and SO_LINGER would take the supervisor hours."""
+    taken.until_idle()
+    with taken.call() as attacker:
+        run(attacker, LINGERING)
+        count = 2 if "Hello" in send else 9
+        attacker.send(f"leave({taken.pid}, {deaf}, {send}, {count})")
+        until_ended(attacker)
+    with taken.call() as next_one:
+        assert run(next_one, "1 + 1") == 2
+
+
+def test_sockets_that_linger_do_not_hold_up_the_relay(
+    start_pool: Start, files: Files, deaf: int
+) -> None:
+    server = start_pool(app=APP, **files.settings)
+    server.may_log_tracebacks = True
+    server.trust = files.trust
+    relay = server.status()["server"]["relay"]["pid"]
+    with server.call() as attacker:
+        run(attacker, LINGERING)
+        attacker.send(f"leave({relay}, {deaf}, to_relay, 9)")
+        until_ended(attacker)
+    with server.call() as next_one:
+        assert run(next_one, "1 + 1") == 2
 
 
 # --- what a worker can see -------------------------------------------------------------------

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from voicepool import ipc, linux
+from voicepool import foreign, ipc, linux
 from voicepool.allowance import Allowance
 from voicepool.callers import Candidate
 from voicepool.errors import IpcError
@@ -75,6 +75,8 @@ class WorkerHandle:
         """The worker's /proc/self/status."""
         self._believed = 0
         """The most private host bytes that it was believed to have."""
+        self._read_all = True
+        """Whether all that it said has been read when it ends; else it broke the protocol."""
         self._messages = Allowance(MOST_MESSAGES, MESSAGES_A_SECOND)
         self._gone = False
         with contextlib.ExitStack() as undo:
@@ -107,7 +109,7 @@ class WorkerHandle:
     def adopt(self, pid: int, pidfd: int) -> None:
         """The fork's reply, or the worker's own word where that reply was lost."""
         if self._pidfd is not None or self._gone:
-            ipc.discard(pidfd)
+            foreign.discard(pidfd)
             return
         self.pid, self._pidfd = pid, pidfd
         self._loop.add_reader(pidfd, self._exited)
@@ -126,7 +128,7 @@ class WorkerHandle:
     def accepted(self) -> None:
         """The worker owns the caller's socket now."""
         if self.candidate is not None:
-            ipc.hang_up(self.candidate.visitor.sock)
+            foreign.hang_up(self.candidate.visitor.sock)
             self.candidate = None
 
     def credible(self, private: int) -> int:
@@ -184,6 +186,7 @@ class WorkerHandle:
         if alive:
             return
         self._stop_reading()
+        self._read_all = False
         if self._pidfd is not None:
             # It is dying, or it has closed its control socket and is of no more use.
             self._kill()
@@ -196,8 +199,7 @@ class WorkerHandle:
             return False
         message, fds = received
         if not self._messages.take(self._loop.time()):
-            for fd in fds:
-                ipc.discard(fd)
+            foreign.discard(*fds)
             raise IpcError("a worker floods its control socket")
         if isinstance(message, ipc.Hello):
             self._greet(message, *fds)
@@ -211,7 +213,7 @@ class WorkerHandle:
         if self._status is None and not self._gone:
             self._status = status
         else:
-            ipc.discard(status)
+            foreign.discard(status)
         ipc.check_version(hello.version, "worker")
 
     def _stop_reading(self) -> None:
@@ -230,6 +232,7 @@ class WorkerHandle:
             except ConnectionError:
                 continue
             except (OSError, IpcError):
+                self._read_all = False
                 break
         self._finish()
 
@@ -250,7 +253,10 @@ class WorkerHandle:
     def close(self) -> None:
         """Release everything; the process is dead."""
         self.sent_to_zygote()
-        self._channel.close()
+        if self._read_all:
+            self._channel.close()
+        else:
+            self._channel.abandon()
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1

@@ -8,18 +8,15 @@ supervisor, and unknown messages are an IpcError.
 
 from __future__ import annotations
 
-import array
-import contextlib
-import os
 import signal
 import socket
-import struct
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
 
 import msgspec
 
+from voicepool import foreign
 from voicepool.errors import IpcError
 from voicepool.gpu import Gpu
 
@@ -31,7 +28,6 @@ MAX_PREVIEW: Final = 80 * 1024
 """Of both parts of a Preview, so that it fits into a message."""
 FAULT: Final = "fault"
 """`Preview.code` where it is not the client's session that is at fault."""
-MAX_FDS: Final = 4
 DUMP_SIGNAL: Final = signal.SIGUSR2
 """From supervisor to worker: write the stacks of all threads to stderr, even when stuck."""
 
@@ -320,11 +316,11 @@ class Channel(Generic[In]):
         """
         # socket.recv_fds would drop MSG_CMSG_CLOEXEC and a truncated descriptor silently.
         data, ancillary, flags, _ = self.socket.recvmsg(
-            MAX_MESSAGE, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
+            MAX_MESSAGE, foreign.ROOM, socket.MSG_CMSG_CLOEXEC
         )
-        fds = _descriptors(ancillary)
+        fds = foreign.descriptors(ancillary)
         if not data:
-            _close_all(fds)
+            foreign.discard(*fds)
             return None
         try:
             if flags & socket.MSG_TRUNC:
@@ -335,7 +331,7 @@ class Channel(Generic[In]):
             if len(fds) != message.fds:
                 raise IpcError(f"{type(message).__name__} came with {len(fds)} descriptors")
         except IpcError:
-            _close_all(fds)
+            foreign.discard(*fds)
             raise
         return message, fds
 
@@ -347,6 +343,10 @@ class Channel(Generic[In]):
 
     def close(self) -> None:
         self.socket.close()
+
+    def abandon(self) -> None:
+        """Close it although the peer, who is not to be trusted, may have left something unread."""
+        foreign.abandon(self.socket)
 
     def __enter__(self) -> Self:
         return self
@@ -361,42 +361,6 @@ class Channel(Generic[In]):
 
 
 _encoder = msgspec.msgpack.Encoder()
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return fds.tolist()
-
-
-def _close_all(fds: Sequence[int]) -> None:
-    for fd in fds:
-        discard(fd)
-
-
-def discard(fd: int) -> None:
-    """Close a descriptor that somebody else has chosen, without waiting for anything.
-
-    Closing the last one of a socket takes as long as its SO_LINGER says, non-blocking or not
-    (socket(7)): a worker could hold the supervisor up with it for hours.
-    """
-    try:
-        sock = socket.socket(fileno=fd)
-    except OSError:
-        os.close(fd)  # no socket
-    else:
-        hang_up(sock)
-
-
-def hang_up(sock: socket.socket) -> None:
-    """The same for a socket that others have had."""
-    with sock, contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-
-
-_NO_LINGER: Final = struct.pack("ii", 0, 0)
 
 
 def check_version(version: int, peer: str) -> None:
