@@ -144,14 +144,15 @@ def leave(victim, port, send, count):
     finally:
         os.kill(victim, signal.SIGCONT)
 
-def to_relay(fds):
+def caller_of(relay):
     for name in os.listdir("/proc/self/fd"):
         try:
             sock = s.socket(fileno=os.dup(int(name)))
-            if (sock.family, sock.type) == (s.AF_UNIX, s.SOCK_STREAM):
-                s.send_fds(sock, [b"x"], fds)
+            made_by = struct.unpack("3i", sock.getsockopt(s.SOL_SOCKET, s.SO_PEERCRED, 12))[0]
         except OSError:
-            pass
+            continue
+        if made_by == relay:
+            return sock
 """
 
 
@@ -195,7 +196,8 @@ def test_sockets_that_linger_do_not_hold_up_the_relay(
     relay = server.status()["server"]["relay"]["pid"]
     with server.call() as attacker:
         run(attacker, LINGERING)
-        attacker.send(f"leave({relay}, {deaf}, to_relay, 9)")
+        send = f"lambda fds: s.send_fds(caller_of({relay}), [b'x'], fds)"
+        attacker.send(f"leave({relay}, {deaf}, {send}, 9)")
         until_ended(attacker)
     with server.call() as next_one:
         assert run(next_one, "1 + 1") == 2
