@@ -232,6 +232,7 @@ def test_keys_reach_no_process_but_the_supervisor(
     """Not by the settings, nor by the environment, nor by what a process is forked from."""
     install_driver(Card("GPU-0", 16 * GB))
     monkeypatch.setenv("VOICEPOOL_API_KEYS", KEY)
+    monkeypatch.setenv("VOICEPOOL_API_KEY", KEY)  # for `voicepool status` on the same host
     server = start_pool(
         app=APP,
         api_keys=[KEY, CALLERS],

@@ -23,7 +23,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from voicepool import ipc, linux
+from voicepool import config, ipc, linux
 from voicepool.config import SPECS, Settings
 from voicepool.errors import IpcError
 from voicepool.handles import WorkerHandle
@@ -49,7 +49,8 @@ _ONE_THREAD = {
 
 def child_environment() -> dict[str, str]:
     """The zygote's and its workers'. They never check keys, so they shall not know them."""
-    inherited = {k: v for k, v in os.environ.items() if k != SPECS["api_keys"].env}
+    secrets = (SPECS["api_keys"].env, config.CLIENT_KEY)
+    inherited = {k: v for k, v in os.environ.items() if k not in secrets}
     return {**inherited, **_ONE_THREAD}
 
 
