@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import replace
 
 import msgspec
 from websockets.asyncio.server import serve
@@ -44,6 +45,7 @@ def main() -> None:
         asyncio.run(bare())
         return
     settings = msgspec.convert(json.loads(sys.argv[2]), Settings)
+    settings = replace(settings, inspectable=True)  # what a process takes is read in /proc
     logs.configure(settings.log_level, "json")
     sys.exit(asyncio.run(supervise(settings, announce)))
 

@@ -28,6 +28,11 @@ from voicepool.serving import supervise
 from voicepool.supervisor import Supervisor
 
 PR_SET_PDEATHSIG = 1
+PR_CAPBSET_DROP = 24
+CAPABILITIES = 64
+UNPRIVILEGED = "VOICEPOOL_TEST_UNPRIVILEGED"
+"""While this is in the environment the server is one without privileges, also where root runs the
+tests: as it is installed. It would not be kept from anything otherwise."""
 
 
 def announce(supervisor: Supervisor, progress: Progress) -> None:
@@ -43,7 +48,19 @@ def read(argument: str) -> Settings:
         raise ConfigError(f"not settings: {error}") from error
 
 
+def drop_privileges() -> None:
+    """What is started from here has no capability. Source: capabilities(7)."""
+    libc = ctypes.CDLL(None)
+    for number in range(CAPABILITIES):
+        libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)  # fails for those that the kernel has not
+    version_3, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if libc.capset(version_3, none) != 0:
+        raise OSError("the capabilities cannot be given back")
+
+
 def main() -> None:
+    if os.environ.pop(UNPRIVILEGED, ""):
+        drop_privileges()
     # Should the test run itself be killed, its servers shall not stay (prctl(2)).
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     inherited = systemd.take(os.environ)

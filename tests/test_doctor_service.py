@@ -19,7 +19,7 @@ import pytest
 
 import voicepool
 from tests.pools import PoolServer
-from voicepool import frontdoor, unit
+from voicepool import farewells, unit
 from voicepool.config import Settings
 from voicepool.doctor import fit, judge, judgeservice, judgeunit, report, service
 from voicepool.doctor.findings import Finding, Mark, Report, Section, problem
@@ -201,6 +201,7 @@ def test_the_program_of_the_unit() -> None:
 
 
 def test_a_server_that_has_not_been_restarted_since_an_upgrade() -> None:
+    assert GOOD.port is not None
     port = msgspec.structs.replace(GOOD.port, version="0.0.1")
     found = only(changed(port=port))
     assert "voicepool 0.0.1 answers on 127.0.0.1:8000, which is not what is" in found.text
@@ -422,7 +423,7 @@ def test_a_containers_memory() -> None:
 
 
 def test_open_files_that_are_needed() -> None:
-    assert fit.FAREWELLS == frontdoor.MAX_FAREWELLS
+    assert fit.FAREWELLS == farewells.MAX_FAREWELLS
     plain = Settings(max_heads=100, max_waiting=50, max_connections=10, spare=2)
     assert fit.files_needed(plain) == 64 + 4 * 12 + 50 + 100 + 2 * 256
     # A relay keeps a pair for every call.
@@ -510,12 +511,12 @@ def test_a_socket_that_waits_for_its_service_is_not_called(taken: socket.socket)
 
 def test_a_running_voicepool_says_its_version(start_pool: Callable[..., PoolServer]) -> None:
     key = "k" * 20
-    server = start_pool(workers=1, api_keys=[key])
-    found = look(server.address[1], api_keys=(key,))
+    server = start_pool(workers=1, admin_keys=[key])
+    found = look(server.address[1], admin_keys=(key,))
     # The key is for the service's own process alone.
     assert (found.pid, found.answers, found.version) == (server.pid, True, "")
     ours = Unit("", {"ActiveState": "active", "MainPID": str(server.pid)})
-    settings = Settings(port=server.address[1], api_keys=(key,))
+    settings = Settings(port=server.address[1], admin_keys=(key,))
     assert service.port(settings, ours, Unit()).version == voicepool.__version__
 
 

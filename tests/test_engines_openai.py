@@ -353,6 +353,18 @@ def test_a_wrong_key_stops_the_start_and_is_not_told() -> None:
     assert key not in str(raised.value)
 
 
+def test_a_server_that_quotes_the_key_is_quoted_without_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(retrying, "WARM_UP_PATIENCE", 0.0)
+    key = "sk-very-secret"
+    with serving(status=400, error=f"bad key {key} of yours") as server:
+        model = made(server, api_key=key)
+        with pytest.raises(EngineError, match=r"bad key \.\.\. of yours") as raised:
+            model.warm_up()
+    assert key not in f"{raised.value} {raised.value.__cause__} {caplog.text}"
+
+
 async def test_the_key_is_sent(server: OpenAIServer) -> None:
     server.api_key = "sk-very-secret"
     async with closing(made(server, api_key=server.api_key)) as model:

@@ -107,7 +107,7 @@ def test_the_pool_needs_nothing_but_the_standard_library() -> None:
         (["voicepool.addresses", "voicepool.proxyheader"], set()),
         (["voicepool.newcomers", "voicepool.ratelimits"], set()),
         (["voicepool.openaiapi"], {"h11", "msgspec"}),
-        (["voicepool.clientsecrets"], set()),
+        (["voicepool.clientsecrets", "voicepool.allowance"], set()),
         (["voicepool.idleness"], set()),
         (["voicepool.keys"], set()),
         (["voicepool.dialogue"], set()),

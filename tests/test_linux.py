@@ -193,9 +193,54 @@ def test_descriptor_limit_is_lifted_to_the_hard_one() -> None:
     assert run(code, lowered) == "512 (512, 512)"
 
 
-def test_oom_score_is_raised() -> None:
-    code = 'linux.raise_oom_score(501)\nprint(open("/proc/self/oom_score_adj").read())'
-    assert run(code) == "501"
+def test_oom_score_is_raised_for_what_is_forked() -> None:
+    code = """
+def now(): return int(open("/proc/self/oom_score_adj").read())
+score, before = linux.OomScore(), now()
+linux.hide_memory()
+with score.raised(501):
+    if os.fork() == 0:
+        os._exit(0 if now() == 501 else 1)
+print(os.waitstatus_to_exitcode(os.wait()[1]), now() - before)
+"""
+    assert run(code) == "0 0"
+
+
+def test_memory_held_is_seen_through_a_descriptor() -> None:
+    code = """
+ours, theirs = os.pipe()
+child = os.fork()
+if child == 0:
+    os.read(ours, 1)
+    os._exit(0)
+status = os.open(f"/proc/{child}/status", os.O_RDONLY)
+mine = linux.held_bytes(linux.open_status())
+print(linux.private_bytes() <= mine, 0 < linux.held_bytes(status) < 2 * mine)
+os.write(theirs, b"x")
+os.waitpid(child, 0)
+print(linux.held_bytes(status))
+"""
+    assert run(code) == "True True\n0"
+
+
+def test_hidden_memory_leaves_no_core_dump(tmp_path: Path) -> None:
+    code = f"""
+os.chdir({str(tmp_path)!r})
+def dumps(hidden):
+    child = os.fork()
+    if child == 0:
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+        if hidden:
+            linux.hide_memory()
+        os.abort()
+    return os.WCOREDUMP(os.waitpid(child, 0)[1])
+print(dumps(hidden=False), dumps(hidden=True))
+"""
+    usual, hidden = run(code).split()
+    if usual == "False":
+        pytest.skip("no process leaves a core dump here")
+    assert hidden == "False"
 
 
 def test_low_priority_ends_as_it_began() -> None:

@@ -76,11 +76,23 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / f"{PREFIX}file").touch()
     (tmp_path / f"{PREFIX}being-made").mkdir()
     (tmp_path / f"{PREFIX}being-made" / "lock.new").touch()
+    (tmp_path / f"{PREFIX}bait").mkdir()
+    (tmp_path / f"{PREFIX}bait" / "lock").symlink_to(target / "lock")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "lock").touch()
     before = sorted(tmp_path.rglob("*"))
     RuntimeDir(str(tmp_path)).close()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder of another user")
+def test_what_another_user_left_is_not_touched(tmp_path: Path) -> None:
+    left = tmp_path / f"{PREFIX}theirs"
+    left.mkdir()
+    (left / "lock").touch()
+    os.chown(left, 65534, 65534)
+    RuntimeDir(str(tmp_path)).close()
+    assert (left / "lock").exists()
 
 
 def test_never_found_unlocked_by_who_starts_at_the_same_moment(tmp_path: Path) -> None:

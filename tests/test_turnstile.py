@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from voicepool.access import Access, Admitted, Denied
+from voicepool.keys import Scope, plain
 from voicepool.ratelimits import Limits, RateRules
 from voicepool.request import Head
 from voicepool.turnstile import Turnstile
@@ -23,11 +24,15 @@ def head(key: str | None = KEY, *, of: str = "") -> Head:
 class Gate:
     """A turnstile whose time stands still, and what its key check was asked."""
 
-    def __init__(self, *, keys: tuple[str, ...] = (KEY,), **rules: int) -> None:
+    def __init__(
+        self, *, keys: tuple[str, ...] = (KEY,), scope: Scope = Scope.CALL, **rules: int
+    ) -> None:
+        """`scope`: what is asked for."""
         self.limits = Limits(RateRules(**rules))
         self.now = 0.0
         self.checked: list[Head] = []
-        self._access = Access(api_keys=keys, trusted_proxies=[PROXY])
+        self._scope = scope
+        self._access = Access(keys=plain(keys), trusted_proxies=[PROXY])
         self._turnstile = Turnstile(self._access, self.limits, lambda: self.now)
 
     def code(self, head: Head, peer: str = HERE, *, calling: bool = False) -> str:
@@ -40,7 +45,7 @@ class Gate:
 
     def _check(self, head: Head) -> Admitted | Denied:
         self.checked.append(head)
-        return self._access.check_key(head)
+        return self._access.check_key(head, self._scope, 0.0)
 
 
 def test_a_rate_comes_before_everything() -> None:
@@ -92,6 +97,11 @@ def test_whoever_a_proxy_speaks_for_is_held_to_it_alone() -> None:
     assert gate.code(head(of=THERE), PROXY) == ""
     # Who is no proxy speaks for nobody.
     assert gate.code(head(of=THERE), HERE) == "too_many_failed_keys"
+
+
+def test_a_key_that_is_good_for_other_things_was_not_guessed() -> None:
+    gate = Gate(scope=Scope.ADMIN, address_failed_keys=1)
+    assert [gate.code(head()) for _ in range(3)] == ["insufficient_scope"] * 3
 
 
 def test_where_anybody_may_call_no_key_is_wrong() -> None:

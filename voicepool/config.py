@@ -21,6 +21,7 @@ from voicepool.setting import Spec
 from voicepool.settings import SPECS, STAGES, Settings
 
 __all__ = [
+    "CLIENT_KEY",
     "CLIENT_URL",
     "FILE_NAME",
     "SPECS",
@@ -47,7 +48,9 @@ class Effective:
 
 
 CLIENT_URL = "ws://127.0.0.1:8000"
-OTHER_ENV = ("VOICEPOOL_CONFIG", "VOICEPOOL_API_KEY", "VOICEPOOL_URL")
+CLIENT_KEY = "VOICEPOOL_API_KEY"
+"""Environment name of the key with which `talk`, `status` and `bench` call."""
+OTHER_ENV = ("VOICEPOOL_CONFIG", CLIENT_KEY, "VOICEPOOL_URL")
 """Environment names that are no settings of the server: its file, and what its clients read."""
 
 
@@ -328,7 +331,7 @@ def client(url: str | None, api_key: str | None, environ: Mapping[str, str]) -> 
     """The server's address and key for `talk` and `status`: flag, else environment."""
     return (
         url or environ.get("VOICEPOOL_URL") or CLIENT_URL,
-        api_key or environ.get("VOICEPOOL_API_KEY") or "",
+        api_key or environ.get(CLIENT_KEY) or "",
     )
 
 

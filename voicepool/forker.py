@@ -24,7 +24,7 @@ from typing import Final, Protocol
 import msgspec
 
 from voicepool import ipc, linux
-from voicepool.config import SPECS, Settings
+from voicepool.config import CLIENT_KEY, SPECS, Settings
 from voicepool.errors import IpcError
 from voicepool.handles import WorkerHandle
 
@@ -49,7 +49,7 @@ _ONE_THREAD = {
 
 def child_environment() -> dict[str, str]:
     """The zygote's and its workers'. They never check keys, so they shall not know them."""
-    secret = {spec.env for spec in SPECS.values() if spec.secret}
+    secret = {CLIENT_KEY, *(spec.env for spec in SPECS.values() if spec.secret)}
     inherited = {k: v for k, v in os.environ.items() if k not in secret}
     return {**inherited, **_ONE_THREAD}
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from voicepool.backoff import Backoff
 from voicepool.errors import IpcError
+from voicepool.forker import child_environment
 from voicepool.helper import Helper
 from voicepool.ipc import Look, Sight
 
@@ -27,7 +28,7 @@ RENEWAL: Final = 5.0
 
 def _start() -> Helper[Sight]:
     """Raises OSError where no process can be started."""
-    return Helper("voicepool.nvml", Sight)
+    return Helper("voicepool.nvml", Sight, child_environment())
 
 
 class GpuProbe:

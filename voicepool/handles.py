@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from voicepool import ipc, linux
+from voicepool import foreign, ipc, linux
+from voicepool.allowance import Allowance
 from voicepool.callers import Candidate
 from voicepool.errors import IpcError
 from voicepool.pool import Reason
@@ -27,6 +28,10 @@ DUMP_SECONDS: Final = 0.1
 
 LAST_WORDS_SECONDS: Final = 0.25
 """What a worker with too much memory gets to tell its caller before it is killed."""
+MOST_MESSAGES: Final = 500
+"""That a worker may send at once; an honest one sends a handful, and a heartbeat now and then."""
+MESSAGES_A_SECOND: Final = 50.0
+"""And from then on: more would take the supervisor's time from the callers of others."""
 
 _HUNG = frozenset(
     {
@@ -70,6 +75,13 @@ class WorkerHandle:
         self._born = self._loop.time()
         self._has_caller = False
         self._pidfd: int | None = None
+        self._status: int | None = None
+        """The worker's /proc/self/status."""
+        self._believed = 0
+        """The most private host bytes that it was believed to have."""
+        self._read_all = True
+        """Whether all that it said has been read when it ends; else it broke the protocol."""
+        self._messages = Allowance(MOST_MESSAGES, MESSAGES_A_SECOND)
         self._gone = False
         with contextlib.ExitStack() as undo:
             ours, self._theirs = ipc.Channel.pair()
@@ -101,7 +113,7 @@ class WorkerHandle:
     def adopt(self, pid: int, pidfd: int) -> None:
         """The fork's reply, or the worker's own word where that reply was lost."""
         if self._pidfd is not None or self._gone:
-            os.close(pidfd)
+            foreign.discard(pidfd)
             return
         self.pid, self._pidfd = pid, pidfd
         self._loop.add_reader(pidfd, self._exited)
@@ -126,8 +138,18 @@ class WorkerHandle:
         """The worker owns the caller's socket now."""
         self._has_caller = True
         if self.candidate is not None:
-            self.candidate.visitor.sock.close()
+            foreign.hang_up(self.candidate.visitor.sock)
             self.candidate = None
+
+    def credible(self, private: int) -> int:
+        """What to believe of a worker's word about its memory: no more than the kernel says.
+
+        Else one that somebody has taken over could say that nobody has room beside it.
+        """
+        if private > self._believed and self._status is not None:
+            private = min(private, linux.held_bytes(self._status))
+        self._believed = max(self._believed, private)
+        return private
 
     def take_back(self) -> Candidate | None:
         """The caller who was offered in vain."""
@@ -178,6 +200,7 @@ class WorkerHandle:
         if alive:
             return
         self._stop_reading()
+        self._read_all = False
         if self._pidfd is not None:
             # It is dying, or it has closed its control socket and is of no more use.
             self._kill()
@@ -189,13 +212,23 @@ class WorkerHandle:
         if received is None:
             return False
         message, fds = received
+        if not self._messages.take(self._loop.time()):
+            foreign.discard(*fds)
+            raise IpcError("a worker floods its control socket")
         if isinstance(message, ipc.Hello):
-            ipc.check_version(message.version, "worker")
-            self.adopt(message.pid, fds[0])
+            self._greet(message, *fds)
         elif isinstance(message, ipc.Failed):
             self.error, self.permanent = message.error, message.permanent
         self._on_message(self, message)
         return True
+
+    def _greet(self, hello: ipc.Hello, pidfd: int, status: int) -> None:
+        self.adopt(hello.pid, pidfd)
+        if self._status is None and not self._gone:
+            self._status = status
+        else:
+            foreign.discard(status)
+        ipc.check_version(hello.version, "worker")
 
     def _stop_reading(self) -> None:
         if self._reading:
@@ -213,6 +246,7 @@ class WorkerHandle:
             except ConnectionError:
                 continue
             except (OSError, IpcError):
+                self._read_all = False
                 break
         self._finish()
 
@@ -233,10 +267,16 @@ class WorkerHandle:
     def close(self) -> None:
         """Release everything; the process is dead."""
         self.sent_to_zygote()
-        self._channel.close()
+        if self._read_all:
+            self._channel.close()
+        else:
+            self._channel.abandon()
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
+        if self._status is not None:
+            os.close(self._status)
+            self._status = None
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
             # Ours to reap if its zygote died before it did.

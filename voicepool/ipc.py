@@ -8,20 +8,19 @@ supervisor, and unknown messages are an IpcError.
 
 from __future__ import annotations
 
-import array
-import os
 import signal
 import socket
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
 
 import msgspec
 
+from voicepool import foreign
 from voicepool.errors import IpcError
 from voicepool.gpu import Gpu
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 MAX_MESSAGE: Final = 96 * 1024
 """Every receive allocates as much: from 128 KiB on it would be mapped and unmapped each time, at
 five times the cost of the receiving itself."""
@@ -29,11 +28,14 @@ MAX_PREVIEW: Final = 80 * 1024
 """Of both parts of a Preview, so that it fits into a message."""
 FAULT: Final = "fault"
 """`Preview.code` where it is not the client's session that is at fault."""
-MAX_FDS: Final = 4
 TOO_BIG: Final = frozenset({"hard_limit", "vram_hard_limit"})
 """Reasons of a Stop that are about to kill: there is time for a close code and no more."""
 DUMP_SIGNAL: Final = signal.SIGUSR2
 """From supervisor to worker: write the stacks of all threads to stderr, even when stuck."""
+
+
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
+"""An amount of memory. Negative ones, and those that no machine has, are an IpcError."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
@@ -90,7 +92,7 @@ class ZygoteReady(Message, frozen=True):
     version: int
     paths: list[str]
     """WebSocket paths that the app serves."""
-    private: int
+    private: Bytes
     """Its private host bytes."""
 
 
@@ -168,9 +170,10 @@ ToWorker = Assign | Stop
 
 
 class Hello(Message, frozen=True):
-    """The forked worker runs its own main and begins to load. fds: [its own pidfd]."""
+    """The forked worker runs its own main and begins to load. fds: [its own pidfd, its
+    /proc/self/status, by which its word about its memory is checked]."""
 
-    fds: ClassVar[int] = 1
+    fds: ClassVar[int] = 2
     version: int
     pid: int
 
@@ -178,7 +181,7 @@ class Hello(Message, frozen=True):
 class Ready(Message, frozen=True):
     """Loaded, warmed by real inference, rehearsed through its own server."""
 
-    private: int
+    private: Bytes
     """Host bytes that this process's death would give back, here and in all that follow."""
 
 
@@ -191,7 +194,7 @@ class Accepted(Message, frozen=True):
 class Ended(Message, frozen=True):
     """The call is over; the worker exits next."""
 
-    private: int
+    private: Bytes
     outcome: str
     """"completed", "stopped" (we ended it) or "failed" (the app raised)."""
     limit: str = ""
@@ -201,7 +204,7 @@ class Ended(Message, frozen=True):
 class Beat(Message, frozen=True):
     """A sign of life, every heartbeat_interval once ready."""
 
-    private: int
+    private: Bytes
 
 
 class Failed(Message, frozen=True):
@@ -249,6 +252,7 @@ class Listen(Message, frozen=True):
     proxy_protocol: bool = False
     trusted_proxies: tuple[str, ...] = ()
     address_heads: int = 0
+    inspectable: bool = False
 
 
 class Renew(Message, frozen=True):
@@ -326,11 +330,11 @@ class Channel(Generic[In]):
         """
         # socket.recv_fds would drop MSG_CMSG_CLOEXEC and a truncated descriptor silently.
         data, ancillary, flags, _ = self.socket.recvmsg(
-            MAX_MESSAGE, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
+            MAX_MESSAGE, foreign.ROOM, socket.MSG_CMSG_CLOEXEC
         )
-        fds = _descriptors(ancillary)
+        fds = foreign.descriptors(ancillary)
         if not data:
-            _close_all(fds)
+            foreign.discard(*fds)
             return None
         try:
             if flags & socket.MSG_TRUNC:
@@ -341,7 +345,7 @@ class Channel(Generic[In]):
             if len(fds) != message.fds:
                 raise IpcError(f"{type(message).__name__} came with {len(fds)} descriptors")
         except IpcError:
-            _close_all(fds)
+            foreign.discard(*fds)
             raise
         return message, fds
 
@@ -353,6 +357,10 @@ class Channel(Generic[In]):
 
     def close(self) -> None:
         self.socket.close()
+
+    def abandon(self) -> None:
+        """Close it although the peer, who is not to be trusted, may have left something unread."""
+        foreign.abandon(self.socket)
 
     def __enter__(self) -> Self:
         return self
@@ -367,19 +375,6 @@ class Channel(Generic[In]):
 
 
 _encoder = msgspec.msgpack.Encoder()
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return fds.tolist()
-
-
-def _close_all(fds: Sequence[int]) -> None:
-    for fd in fds:
-        os.close(fd)
 
 
 def check_version(version: int, peer: str) -> None:

@@ -22,6 +22,7 @@ import psutil
 
 from voicepool.budget import Reading
 
+_PR_SET_DUMPABLE: Final = 4
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _F_SETSIG: Final = 10
@@ -162,10 +163,44 @@ def low_priority() -> Iterator[None]:
                     os.sched_setscheduler(int(name), os.SCHED_OTHER, os.sched_param(0))
 
 
-def raise_oom_score(score: int = 500) -> None:
-    """When memory runs out, the kernel shall take this process before its supervisor."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(score))
+def hide_memory() -> None:
+    """Nobody but root may look into this process or steer it: no debugger, no other process of the
+    same user, through ptrace(2) or /proc, and it leaves no core dump (PR_SET_DUMPABLE).
+
+    Holds for what it forks too, until that runs another program.
+    """
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+class OomScore:
+    """This process's oom_score_adj, held open: once its memory is hidden the file is root's."""
+
+    def __init__(self) -> None:
+        self._fd = -1
+        with contextlib.suppress(OSError):
+            self._fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+
+    @contextlib.contextmanager
+    def raised(self, score: int = 500) -> Iterator[None]:
+        """What is forked inside is taken before its supervisor when memory runs out."""
+        if self._fd < 0:
+            yield
+            return
+        usual = os.pread(self._fd, 16, 0)
+        self._write(b"%d" % score)
+        try:
+            yield
+        finally:
+            self._write(usual)
+
+    def _write(self, score: bytes) -> None:
+        with contextlib.suppress(OSError):
+            os.pwrite(self._fd, score, 0)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def trim_heap() -> None:
@@ -183,6 +218,26 @@ def private_bytes() -> int:
         if name in ("Private_Clean", "Private_Dirty", "Private_Hugetlb", "SwapPss"):
             total += int(rest.split()[0]) * 1024
     return total
+
+
+def open_status() -> int:
+    """A descriptor of this process's /proc/self/status, for `held_bytes` of another process."""
+    return os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def held_bytes(status: int) -> int:
+    """All memory of the process that `status` is of, shared pages and swap included, in bytes; 0
+    where it has ended. At least its `private_bytes`, and never walks page tables."""
+    try:
+        lines = os.pread(status, 8192, 0).decode("ascii", "replace").splitlines()
+    except OSError:
+        return 0
+    fields = (line.partition(":") for line in lines)
+    return sum(
+        int(rest.split()[0]) * 1024
+        for name, _, rest in fields
+        if name in ("VmRSS", "VmSwap", "HugetlbPages")
+    )
 
 
 def host_memory() -> Reading:

@@ -19,6 +19,7 @@ FIXED: Final = (
     "max_heads",
     "gpus",
     "log_format",
+    "inspectable",
 )
 """Settings of what is made once, when the server starts. A changed one is named in the log and
 waits for a restart; all others hold from the end of the reload on."""

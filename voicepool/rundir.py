@@ -58,9 +58,12 @@ def _lock(folder: Path) -> int:
 def _sweep(base: Path) -> None:
     for folder in base.glob(PREFIX + "*"):
         try:
-            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+            if folder.lstat().st_uid != os.geteuid():
+                continue  # another user's; root could open what is in there
+            # Whoever made the folder may have put anything in its place: a link, a device.
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
-            continue  # not ours to judge: another user's, or one that is being made
+            continue  # not ours to judge, or one that is being made
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)

@@ -47,6 +47,8 @@ async def supervise(
         context = tlsfiles.context_from(settings.tls_cert, settings.tls_key)
         for line in tlsfiles.advice(context, settings.tls_cert, settings.tls_key):
             log.warning("advice", extra={"advice": line})
+    if not settings.inspectable:
+        linux.hide_memory()
     linux.raise_fd_limit()
     linux.become_subreaper()
     os.umask(0o077)

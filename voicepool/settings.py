@@ -91,6 +91,11 @@ class Settings:
         "",
         "folder for this server's temporary files; empty: one of its own in the system's",
     )
+    inspectable: bool = setting(
+        "server",
+        False,
+        "let debuggers and core dumps of this user at the memory of calls and keys",
+    )
     # [limits]
     address_calls: int = setting(
         "limits",

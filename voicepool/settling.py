@@ -17,7 +17,6 @@ def settle(lifeline: int, number: int, tmpdir: str, gpu: str | None) -> None:
     os.setsid()
     linux.arm_lifeline(lifeline)
     linux.name_process(f"vp-worker-{number}")
-    linux.raise_oom_score()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.register(ipc.DUMP_SIGNAL, all_threads=True)

@@ -89,6 +89,7 @@ class TlsDoor:
             proxy_protocol=settings.proxy_protocol,
             trusted_proxies=self._rules.trusted_proxies,
             address_heads=self._rules.address_heads,
+            inspectable=settings.inspectable,
         )
         with contextlib.suppress(OSError):  # it has died already: `_exited` comes next
             helper.channel.send(listen, [self._listener.fileno()])

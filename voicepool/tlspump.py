@@ -13,6 +13,8 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
+from voicepool import foreign
+
 CHUNK: Final = 64 << 10
 """What is read at once from a worker."""
 FROM_CLIENT: Final = 8 << 10
@@ -187,7 +189,7 @@ class Pump:
 
     def _worker_readable(self) -> None:
         try:
-            data = self._local.recv(CHUNK)
+            data = foreign.read(self._local, CHUNK)
         except BlockingIOError:
             return
         except OSError:
@@ -206,7 +208,7 @@ class Pump:
         for fd in (self._local.fileno(), self._tls.sock.fileno()):
             self._forget_reader(fd)
         self._forget_writer(self._local.fileno())
-        self._local.close()
+        foreign.abandon(self._local)
         self._tls.say_goodbye()
 
     def _feed_client(self) -> None:
@@ -259,7 +261,7 @@ class Pump:
             self._forget_reader(fd)
         for fd in list(self._writers):
             self._forget_writer(fd)
-        self._local.close()
+        foreign.abandon(self._local)
         if sock is None:
             self._tls.sock.close()
         self._on_end(self, sock)

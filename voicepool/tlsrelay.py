@@ -323,6 +323,8 @@ async def serve(channel: ipc.Channel[ipc.ToRelay]) -> None:
     if not isinstance(message, ipc.Listen):
         raise IpcError(f"the relay did not expect {type(message).__name__}")
     listener = socket.socket(fileno=fds[0])
+    if not message.inspectable:
+        linux.hide_memory()  # it has the private key
     style = logs.style(message.log_format)
     logs.configure(message.log_level, style, color=wants_color(sys.stderr, os.environ))
     channel.socket.setblocking(False)

@@ -86,11 +86,12 @@ def main(app: App, control: socket.socket, lifeline: int, place: Place, settings
     settle(lifeline, place.number, place.tmpdir, place.gpu)
     channel: ipc.Channel[ipc.ToWorker] = ipc.Channel(control, ipc.ToWorker)
     hello = ipc.Hello(ipc.PROTOCOL_VERSION, os.getpid())
-    pidfd = os.pidfd_open(os.getpid())
+    fds = [os.pidfd_open(os.getpid()), linux.open_status()]
     try:
-        channel.send(hello, [pidfd])
+        channel.send(hello, fds)
     finally:
-        os.close(pidfd)
+        for fd in fds:
+            os.close(fd)
     # Not asyncio.run: it would join threads of the app that may never end. The caller _exits.
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)

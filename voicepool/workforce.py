@@ -126,16 +126,16 @@ class Workforce:
             case ipc.Ready():
                 log.info("worker ready", extra={"worker": number, "pid": handle.pid})
                 self.warmed_up = True
-                tell(pool.WorkerReady(number, message.private))
+                tell(pool.WorkerReady(number, handle.credible(message.private)))
                 self._probe.moved()
             case ipc.Accepted():
                 handle.accepted()
                 tell(pool.SessionAccepted(number))
             case ipc.Ended():
                 limit = next((one for one in LIMITS_OF_A_CALL if one == message.limit), None)
-                tell(pool.SessionEnded(number, message.private, limit))
+                tell(pool.SessionEnded(number, handle.credible(message.private), limit))
             case ipc.Beat():
-                tell(pool.Heartbeat(number, message.private))
+                tell(pool.Heartbeat(number, handle.credible(message.private)))
             case ipc.Failed():
                 log.warning(
                     "worker failed to warm up", extra={"worker": number, "error": message.error}

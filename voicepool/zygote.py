@@ -93,8 +93,15 @@ def _find_factory(name: str, module_name: str, factory_name: str) -> Callable[[]
 class Zygote:
     """The fork server's loop. Owns its channel to the supervisor."""
 
-    def __init__(self, channel: ipc.Channel[ipc.ToZygote], app: App, settings: Settings) -> None:
+    def __init__(
+        self,
+        channel: ipc.Channel[ipc.ToZygote],
+        app: App,
+        settings: Settings,
+        oom_score: linux.OomScore,
+    ) -> None:
         self.channel = channel
+        self._oom_score = oom_score
         self.app = app
         self.settings = settings
         self.workers: dict[int, int] = {}
@@ -166,12 +173,13 @@ class Zygote:
                 self._reply(ipc.ForkFailed(request.worker, refusal, permanent=True))
                 return
             try:
-                pid = os.fork()
+                with self._oom_score.raised():
+                    pid = os.fork()
+                    if pid == 0:
+                        self._become_worker(request, control, lifeline)
             except OSError as error:
                 self._reply(ipc.ForkFailed(request.worker, f"fork: {error.strerror}"))
                 return
-            if pid == 0:
-                self._become_worker(request, control, lifeline)
             self.workers[pid] = request.worker
             pidfd = os.pidfd_open(pid)
             try:
@@ -189,6 +197,7 @@ class Zygote:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self.channel.close()
+            self._oom_score.close()
             sock = socket.socket(fileno=control)
             place = worker.Place(request.worker, request.gpu, request.tmpdir)
             code = worker.main(self.app, sock, lifeline, place, self.settings)
@@ -276,6 +285,9 @@ def main() -> None:
     settings = msgspec.convert(configure.settings, Settings)
     color = wants_color(sys.stderr, os.environ)
     logs.configure(settings.log_level, logs.style(settings.log_format), color=color)
+    oom_score = linux.OomScore()
+    if not settings.inspectable:
+        linux.hide_memory()
     try:
         app = _prepare_app(channel, configure, settings)
     except (BrokenPipeError, ConnectionResetError):
@@ -284,7 +296,7 @@ def main() -> None:
         os._exit(1)
     linux.disarm_lifeline(fds[0])
     sock.setblocking(False)
-    zygote = Zygote(channel, app, settings)
+    zygote = Zygote(channel, app, settings, oom_score)
     zygote.run()
     zygote.bury()
     shutil.rmtree(configure.runtime_dir, ignore_errors=True)

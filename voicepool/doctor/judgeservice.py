@@ -247,8 +247,9 @@ def _make(file: File) -> str:
 
 def _keys(service: Service, settings: Settings) -> Iterator[Finding]:
     """Keys in a settings file that others may read."""
+    keys = settings.api_keys or settings.admin_keys
     for file in service.files:
-        if file.holds == "settings" and file.mode and file.mode & _OTHERS and settings.api_keys:
+        if file.holds == "settings" and file.mode and file.mode & _OTHERS and keys:
             yield problem(
                 f"{file.path} has keys in it, or beside it, and can be read by everybody on this "
                 "host",
@@ -323,7 +324,7 @@ def judge_container(box: Container, settings: Settings, *, gpus: bool) -> Iterat
             "the machine's network",
             "set VOICEPOOL_HOST=0.0.0.0 and VOICEPOOL_API_KEYS",
         )
-    elif settings.api_keys:
+    elif settings.api_keys or settings.admin_keys or settings.keys_file:
         yield ok(f"voicepool listens on {settings.host}, and asks for a key")
     else:
         yield note(

@@ -248,7 +248,7 @@ def port(settings: Settings, service: Unit, socket: Unit) -> Port:
         return Port(address, True, pid, name)
     # A key is for the service alone, not for whoever else may have the port.
     ours = pid is not None and str(pid) in ("1", service.get("MainPID"))
-    key = settings.api_keys[0] if ours and settings.api_keys else ""
+    key = settings.admin_keys[0] if ours and settings.admin_keys else ""
     answers, version = _in_time(lambda: _asked(host, settings, key)) or (False, "")
     return Port(address, True, pid, name, answers, version)
 

@@ -29,6 +29,7 @@ from voicepool.engines.base import (
     TextDelta,
     ToolCallDelta,
 )
+from voicepool.engines.chat.bounds import PLAIN, bounding
 from voicepool.engines.chat.connecting import (
     GLANCE,
     KEPT_ALIVE,
@@ -251,8 +252,11 @@ class OllamaModel:
         """The one of this event loop."""
         loop = asyncio.get_running_loop()
         if self._client is None or self._client[0] is not loop:
+            silence = self._options.timeout
             client = ollama.AsyncClient(
-                self._options.host, **self._client_options(self._options.timeout)
+                self._options.host,
+                event_hooks={"response": [bounding(httpx.AsyncByteStream, 2 * silence)]},
+                **self._client_options(silence),
             )
             self._client = (loop, client)
         return self._client[1]
@@ -264,6 +268,9 @@ class OllamaModel:
             "limits": httpx.Limits(max_connections=MOST_CONNECTIONS, keepalive_expiry=KEPT_ALIVE),
             # Reading the certificates takes longer than all else that a client costs.
             "verify": self._tls or True,
+            "headers": PLAIN,
+            # Whoever is at the other end shall choose no other place for the conversation to go.
+            "follow_redirects": False,
             # A proxy never leads to this machine, as Ollama's own programs have it.
             "trust_env": not self._local,
         }

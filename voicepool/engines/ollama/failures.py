@@ -74,6 +74,11 @@ class Failures:
                 "OLLAMA_NUM_PARALLEL",
                 again=True,
             )
+        if 300 <= status < 400:
+            return ServerFailed(
+                f"{self._where} redirects ({status}), which is not followed; "
+                "set [llm] host to where it leads"
+            )
         if status in (401, 403):
             return ServerFailed(f"{self._where} refuses the request ({status})")
         kind = "in its reply" if status == -1 else str(status)

@@ -20,6 +20,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from voicepool.config import is_loopback
 from voicepool.engines.base import ChatDelta, ChatRequest, Message
+from voicepool.engines.chat.bounds import PLAIN, bounding
 from voicepool.engines.chat.connecting import (
     GLANCE,
     KEPT_ALIVE,
@@ -60,7 +61,7 @@ class OpenAIModel:
         self._local = is_loopback(urlsplit(options.base_url).hostname or "")
         self._where = f"the model server at {options.base_url}"
         self._explain = Failures(self._where)
-        self._explain_trial = Failures(self._where, trial=True)
+        self._explain_trial = Failures(self._where, trial=True, key=options.api_key)
         self._rng = random.Random()
         self._tls: ssl.SSLContext | None = None
         self._client: tuple[asyncio.AbstractEventLoop, openai.AsyncOpenAI] | None = None
@@ -185,10 +186,12 @@ class OpenAIModel:
         """The one of this event loop."""
         loop = asyncio.get_running_loop()
         if self._client is None or self._client[0] is not loop:
-            http = openai.DefaultAsyncHttpxClient(**self._transport_options())
-            client = openai.AsyncOpenAI(
-                http_client=http, **self._client_options(self._options.timeout)
+            silence = self._options.timeout
+            http = openai.DefaultAsyncHttpxClient(
+                event_hooks={"response": [bounding(httpx2.AsyncByteStream, 2 * silence)]},
+                **self._transport_options(),
             )
+            client = openai.AsyncOpenAI(http_client=http, **self._client_options(silence))
             self._client = (loop, client)
         return self._client[1]
 
@@ -197,6 +200,8 @@ class OpenAIModel:
             "limits": httpx2.Limits(max_connections=MOST_CONNECTIONS, keepalive_expiry=KEPT_ALIVE),
             # Reading the certificates takes longer than all else that a client costs.
             "verify": self._tls or True,
+            # Whoever is at the other end shall choose no other place for the conversation to go.
+            "follow_redirects": False,
             # A proxy never leads to this machine.
             "trust_env": not self._local,
         }
@@ -207,6 +212,7 @@ class OpenAIModel:
             "base_url": self._options.base_url,
             "api_key": self._options.api_key or NO_KEY,
             "timeout": openai.Timeout(silence, connect=connect),
+            "default_headers": PLAIN,
             "max_retries": 0,  # ours know when a caller has heard something
         }
 

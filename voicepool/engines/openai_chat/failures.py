@@ -12,12 +12,14 @@ _LONGEST_QUOTE = 300
 class Failures:
     """Explains exceptions of requests to a server; `where` names it.
 
-    `trial`: the requests hold nothing of a conversation, so what the server says may be quoted.
+    `trial`: the requests hold nothing of a conversation, so what the server says may be quoted,
+    without the `key` that they were made with.
     """
 
-    def __init__(self, where: str, *, trial: bool = False) -> None:
+    def __init__(self, where: str, *, trial: bool = False, key: str = "") -> None:
         self._where = where
         self._trial = trial
+        self._key = key
 
     def __call__(self, error: Exception) -> ServerFailed | None:
         match error:
@@ -44,6 +46,11 @@ class Failures:
     def _answered(self, status: int, error: openai.APIError) -> ServerFailed:
         if status in (401, 403):
             return ServerFailed(f"{self._where} refuses the key ({status}); set [llm] api_key")
+        if 300 <= status < 400:
+            return ServerFailed(
+                f"{self._where} redirects ({status}), which is not followed; "
+                "set [llm] base_url to where it leads"
+            )
         if status == 404:
             return self._failed(
                 "404: it has no such model, or [llm] base_url is wrong (most end in /v1)", error
@@ -51,7 +58,10 @@ class Failures:
         return self._failed(str(status), error, again=status == 429 or status >= 500)
 
     def _failed(self, how: str, error: openai.APIError, *, again: bool = False) -> ServerFailed:
-        said = f": {error.message[:_LONGEST_QUOTE]}" if self._trial else ""
+        said = ""
+        if self._trial:
+            quote = error.message.replace(self._key, "...") if self._key else error.message
+            said = f": {quote[:_LONGEST_QUOTE]}"
         return ServerFailed(f"{self._where} failed ({how}){said}", again=again)
 
 
