@@ -20,13 +20,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from voicepool.answers import FileAnswer, refuse
+from voicepool.answers import FileAnswer, Rejection, refuse
 from voicepool.countdown import Countdown
 from voicepool.listener import Doorway
 from voicepool.request import MAX_HEAD, BadRequest, Head, parse_head
 
 Refusal = tuple[int, str, str]
 """Status, message and code, as `answers.refuse` takes them."""
+OnRefused = Callable[[int, str], None]
+"""Told of a refusal's status and code."""
 TIMEOUT: Final[Refusal] = (408, "the request head did not arrive in time", "timeout")
 OVERLOADED: Final[Refusal] = (503, "too many requests are incomplete", "overloaded")
 FAREWELL_SECONDS: Final = 5.0
@@ -81,11 +83,13 @@ class FrontDoor:
         *,
         head_timeout: float,
         max_heads: int,
+        on_refused: OnRefused | None = None,
     ) -> None:
-        """`on_visitor` gets each visitor whose head is complete, and owns it from then on."""
+        """`on_visitor` gets each visitor whose head is complete, and owns it from then on;
+        `on_refused` is told of every refusal that is sent."""
         self.doorway = doorway
         loop = asyncio.get_running_loop()
-        self.farewells = Farewells(loop, doorway.rearm)
+        self.farewells = Farewells(loop, doorway.rearm, on_refused)
         self._heads = Heads(loop, on_visitor, self.farewells, timeout=head_timeout, most=max_heads)
 
     @property
@@ -243,9 +247,15 @@ class Farewells:
     Closing a socket with unread bytes sends RST, which can destroy the answer on its way.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_closed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_closed: Callable[[], None],
+        on_refused: OnRefused | None = None,
+    ) -> None:
         self._loop = loop
         self._on_closed = on_closed
+        self._on_refused = on_refused
         self._leaving: OrderedDict[socket.socket, _Leaving] = OrderedDict()
         """Soonest deadline first."""
         self._timer: asyncio.TimerHandle | None = None
@@ -274,6 +284,9 @@ class Farewells:
         except OSError:
             self._let_go(sock)
         else:
+            # Here and nowhere else, so that whoever refuses need not think of it.
+            if self._on_refused is not None and isinstance(response, Rejection):
+                self._on_refused(response.status, response.code)
             self._send(sock)
 
     def _read_request(self, visitor: Visitor) -> None:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeVar
 import msgspec
 
 from voicepool.errors import IpcError
+from voicepool.figures import Figures
 from voicepool.gpu import Gpu
 
 PROTOCOL_VERSION: Final = 1
@@ -178,6 +179,8 @@ class Ready(Message, frozen=True):
 
     private: int
     """Host bytes that this process's death would give back, here and in all that follow."""
+    pss: int = 0
+    """Its share of the host's memory in bytes (PSS), here and in all that follow."""
 
 
 class Accepted(Message, frozen=True):
@@ -192,12 +195,17 @@ class Ended(Message, frozen=True):
     private: int
     outcome: str
     """"completed", "stopped" (we ended it) or "failed" (the app raised)."""
+    pss: int = 0
+    figures: Figures | None = None
+    """What there was to count and time in its call since its last message, here and in Beat."""
 
 
 class Beat(Message, frozen=True):
     """A sign of life, every heartbeat_interval once ready."""
 
     private: int
+    pss: int = 0
+    figures: Figures | None = None
 
 
 class Failed(Message, frozen=True):
