@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Final, Literal
 
 from voicepool.figures import COUNTED
-from voicepool.poolspec import Reason
+from voicepool.poolspec import DEADLINES, Reason
 
 PREFIX: Final = "voicepool_"
 
@@ -85,6 +85,7 @@ LIMITS: Final = frozenset(
     }
 )
 """What ends a call or a worker; other reasons of the pool's say nothing of a limit."""
+STATES: Final = tuple(state.value for state in DEADLINES)
 EXITS: Final = (
     *("ended", "crashed", "spawn_failed"),
     *(reason.value for reason in Reason if reason not in (*REFUSED_FOR[:3],)),
@@ -129,9 +130,11 @@ class Metric:
         return PREFIX + self.name
 
 
-def _state(group: Group, name: str, help: str, *, label: str = "") -> Metric:
+def _state(
+    group: Group, name: str, help: str, *, label: str = "", values: tuple[str, ...] = ()
+) -> Metric:
     kind = Kind.COUNTER if name.endswith("_total") else Kind.GAUGE
-    return Metric(name, group, kind, help, label=label)
+    return Metric(name, group, kind, help, label=label, values=values)
 
 
 def _count(
@@ -166,7 +169,7 @@ METRICS: Final = (
     _state("server", "ready", "1 where a new caller would be served or held, as /readyz says."),
     _state("server", "draining", "1 once the server serves nobody new."),
     _state("server", "halted", "1 where no worker starts until the configuration is mended."),
-    _state("pool", "workers", "Live workers by state.", label="state"),
+    _state("pool", "workers", "Live workers by state.", label="state", values=STATES),
     _state("pool", "idle_target", "Idle workers that there should be now."),
     _state("pool", "configured_workers", "The setting `workers`."),
     _state("pool", "slots", "The setting `max_connections`: callers served at once."),
@@ -230,6 +233,7 @@ METRICS: Final = (
         "Workers that are gone: after their call (ended), unasked (crashed), never forked "
         "(spawn_failed), or for the reason for which they were stopped or killed.",
         label="cause",
+        values=EXITS,
     ),
     _state(
         "workers",
@@ -238,7 +242,13 @@ METRICS: Final = (
     ),
     _state("workers", "zygote_restarts_total", "Zygotes started after one had died."),
     _state("workers", "relay_restarts_total", "TLS relays started after one had died."),
-    _state("workers", "reloads_total", "Reloads by what became of them.", label="result"),
+    _state(
+        "workers",
+        "reloads_total",
+        "Reloads by what became of them.",
+        label="result",
+        values=("done", "refused"),
+    ),
     _count("speech", "turns_total", "Turns that callers have finished.", source=_WORKER),
     _count(
         "speech",
