@@ -142,4 +142,6 @@ def _worker(worker: WorkerView, now: float) -> dict[str, Any]:
 
 def _process(supervisor: Supervisor, worker: WorkerView) -> dict[str, Any]:
     handle = supervisor.workers.get(worker.number)
-    return {"pid": handle.pid if handle else None, "pss": handle.pss or None if handle else None}
+    if handle is None:
+        return {"pid": None, "pss": None}
+    return {"pid": handle.pid, "pss": handle.pss or None}

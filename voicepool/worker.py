@@ -290,11 +290,9 @@ class Worker:
             await asyncio.sleep(self.settings.heartbeat_interval)
             if count % FOOTPRINT_EVERY == 0:
                 await self._in_thread(self._measure)
-            told = self._figures.take()
-            if (
-                not self._send(ipc.Beat(self._footprint.private, self._footprint.pss, told))
-                and told
-            ):
+            told, used = self._figures.take(), self._footprint
+            sent = self._send(ipc.Beat(used.private, used.pss, told))
+            if told is not None and not sent:
                 self._figures.restore(told)
 
     def _measure(self) -> None:
