@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 import h11
 import pytest
 
-from voicepool.answers import refuse, respond
+from voicepool.answers import Rejection, refuse, respond, with_headers
 
 
 def received(data: bytes, method: str = "GET") -> tuple[h11.Response, bytes]:
@@ -59,3 +59,13 @@ def test_refusal_has_the_shape_that_openai_clients_read(status: int, kind: str) 
         "error": {"message": 'say "please"', "type": kind, "param": None, "code": "some_code"}
     }
     assert received(refuse(status, "x", "y", head=True), "HEAD")[1] == b""
+
+
+def test_refusal_knows_what_it_is_also_with_more_headers() -> None:
+    plain = refuse(429, "later", "rate_limited")
+    more = with_headers(plain, {"Vary": "Origin"})
+    for refusal in (plain, more):
+        assert isinstance(refusal, Rejection)
+        assert received(refusal)[0].status_code == refusal.status == 429
+        assert refusal.code == "rate_limited"
+    assert not isinstance(with_headers(respond(200, {}), {"Vary": "Origin"}), Rejection)

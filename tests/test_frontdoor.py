@@ -345,7 +345,7 @@ async def test_waiting_room_owns_its_callers(callers: Callers) -> None:
     lost: list[int] = []
     room = WaitingRoom(lost.append)
     for number, (ours, _) in enumerate(callers):
-        room.add(Candidate(number, Visitor(ours, ("h", number)), "h", Admitted("")))
+        room.add(Candidate(number, Visitor(ours, ("h", number)), "h", Admitted(""), 0.0))
         room.watch(number)
     taken = room.take(0)
     assert taken.assign.port == 0
@@ -375,7 +375,7 @@ async def test_caller_who_is_taken_while_others_hang_up(callers: Callers) -> Non
 
     room = WaitingRoom(on_lost)
     for number, (ours, theirs) in enumerate(callers):
-        room.add(Candidate(number, Visitor(ours, ("h", number)), "h", Admitted("")))
+        room.add(Candidate(number, Visitor(ours, ("h", number)), "h", Admitted(""), 0.0))
         room.watch(number)
         theirs.close()
     await until(lambda: bool(lost))

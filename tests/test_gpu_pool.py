@@ -15,6 +15,7 @@ from websockets.sync.client import ClientConnection
 
 from tests.nvml.driver import GB, MB, NOT_LOADED, Card, Driver
 from tests.pools import DEADLINE, PoolServer
+from tests.scraping import scrape
 from voicepool.config import Settings
 
 Start = Callable[..., PoolServer]
@@ -71,6 +72,12 @@ def test_an_llm_that_grows_beside_eight_workers(install_driver: Install, start: 
     assert (row["model"], row["uuid"]) == ("NVIDIA A10G", "GPU-a")
     assert (report["memory"]["driver"], report["memory"]["measured"]) == ("550.54.15", True)
     assert row["reserved"] == 8 * LOAD
+    seen = scrape(server)
+    assert seen.of("workers_vram_bytes") == {"cuda:0": 8 * LOAD}
+    assert seen.of("device_memory_bytes")["cuda:0"] == 24 * GB
+    assert seen.of("device_others_bytes")["cuda:0"] == GB
+    assert seen.of("device_reserved_bytes")["cuda:0"] == 8 * LOAD
+    assert seen.of("device_room_workers")["cuda:0"] == row["fits"]
 
     with server.call() as caller:
         assert place(caller) == ("cuda:0", "GPU-a")
@@ -227,6 +234,7 @@ def test_a_gpu_that_vanishes_and_returns(
         server.logged("gpu cannot be read", device="cuda:0")
         report = server.until_status(lambda s: account(s)["missing"], "missed the GPU")
         assert report["pool"]["states"]["serving"] == 1
+        assert scrape(server).of("device_missing") == {"host": 0, "cuda:0": 1}
         takes(caller, LOAD)
     report = server.until_status(lambda s: len(s["workers"]) == 1, "had not replaced the worker")
     assert report["pool"]["bound_by"] == "budget:cuda:0"

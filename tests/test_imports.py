@@ -111,6 +111,7 @@ def test_the_pool_needs_nothing_but_the_standard_library() -> None:
         (["voicepool.idleness"], set()),
         (["voicepool.keys"], set()),
         (["voicepool.dialogue"], set()),
+        (["voicepool.chronicle"], set()),
         (["voicepool.sentences", "voicepool.quantities"], set()),
         (package("voicepool.spoken"), {"babel", "num2words"}),
     ],
@@ -172,7 +173,10 @@ def test_the_supervisor_loads_no_engine_and_no_library_of_one() -> None:
     )
     loaded, ours = (set(line.split()) for line in done.stdout.splitlines())
     # The few that it has a use for. No websockets: it only peeks at heads, with h11.
-    assert third_party(loaded) <= {"voicepool", "h11", "msgspec", "psutil", "typing_extensions"}
+    assert third_party(loaded) <= {
+        *("voicepool", "h11", "msgspec", "psutil", "typing_extensions"),
+        "prometheus_client",
+    }
     speech = {"app", "worker", "zygote", "session", "pipeline", "speech", "wire", "audio"}
     assert not ours & {f"voicepool.{name}" for name in speech}
 
@@ -183,6 +187,18 @@ def test_the_worker_knows_apps_and_not_speech() -> None:
     forbidden = ("pipeline", "session", "speech", "wire", "engines", "pool", "supervisor")
     assert not {name for name in ours if name.split(".")[1:2] and name.split(".")[1] in forbidden}
     assert third_party(others) <= {"msgspec", "psutil", "websockets"}
+
+
+def test_metrics_are_kept_by_the_supervisor_and_read_by_nothing_that_makes_them() -> None:
+    """A worker and its app know which figures there are, and no Prometheus."""
+    for start in ("voicepool.worker", "voicepool.session", "voicepool.zygote"):
+        ours, others = closure(start)
+        assert "voicepool.figures" in ours
+        assert "prometheus_client" not in others
+        assert not ours & {"voicepool.metrics", "voicepool.metricspec"}
+    ours, others = closure("voicepool.figures")
+    assert ours <= {PACKAGE, "voicepool.figures"}
+    assert third_party(others) == set()
 
 
 # --- speech ----------------------------------------------------------------------------------

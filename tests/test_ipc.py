@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from voicepool import ipc
 from voicepool.errors import IpcError
+from voicepool.figures import Figures
 
 M = TypeVar("M", bound=ipc.Message)
 
@@ -39,8 +40,11 @@ MESSAGES: list[tuple[Any, ipc.Message]] = [
     (ipc.FromWorker, ipc.Accepted(3)),
     (ipc.FromWorker, ipc.Ended(PRIVATE, "completed")),
     (ipc.FromWorker, ipc.Beat(PRIVATE)),
+    (ipc.FromWorker, ipc.Beat(PRIVATE, 2 * PRIVATE, Figures({"turns": 1}, {"stt": (0.5,)}, 3))),
+    (ipc.FromWorker, ipc.Ended(PRIVATE, "stopped", "idle_limit", 2 * PRIVATE, Figures())),
     (ipc.FromWorker, ipc.Failed("no model", False)),
     (ipc.ToRelay, ipc.Listen("cert.pem", "key.pem", 5.0, 1024, "info", "auto")),
+    (ipc.ToRelay, ipc.Renew(("192.0.2.0/24",), 64)),
     (ipc.ToRelay, ipc.Shut()),
     (ipc.ToRelay, ipc.Leave()),
 ]
@@ -120,6 +124,12 @@ def test_unknown_fields_of_a_newer_release_are_ignored() -> None:
     with channel(ipc.ToWorker) as (sender, receiver):
         sender.send(msgspec.msgpack.encode({"type": "Stop", "reason": "drain", "new": [1]}))
         assert receiver.receive() == (ipc.Stop("drain"), [])
+
+
+def test_a_worker_of_an_older_release_has_no_figures() -> None:
+    with channel(ipc.FromWorker) as (sender, receiver):
+        sender.send(msgspec.msgpack.encode({"type": "Beat", "private": PRIVATE}))
+        assert receiver.receive() == (ipc.Beat(PRIVATE, pss=0, figures=None), [])
 
 
 def test_end_of_the_peer() -> None:

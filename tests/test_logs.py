@@ -188,6 +188,7 @@ def test_a_reader_that_stalls_costs_lines_and_not_the_server(
 ) -> None:
     monkeypatch.setattr(logs._LineHandler, "patience", 0.001)
     logs.configure("info", "json", fd=sink.writer)
+    dropped = logs.lines_dropped()
     for _ in range(5000):  # several times what the pipe holds; a blocking handler hangs here
         log.info("x" * 200)
     before = len(sink.entries())
@@ -195,15 +196,18 @@ def test_a_reader_that_stalls_costs_lines_and_not_the_server(
     *_, lost, last = sink.entries()
     assert (lost["event"], lost["level"]) == ("log lines dropped", "warning")
     assert before + lost["count"] == 5000
+    assert logs.lines_dropped() - dropped == lost["count"]
     assert last["event"] == "read on"
 
 
 def test_a_reader_that_is_gone_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
+    dropped = logs.lines_dropped()
     handler = logs._LineHandler(writer)
     handler.emit(logging.makeLogRecord({"msg": "nobody reads this"}))
     os.close(writer)
+    assert logs.lines_dropped() == dropped + 1
 
 
 def test_a_flood_is_counted(sink: Sink) -> None:

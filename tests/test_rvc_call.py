@@ -11,6 +11,7 @@ import soxr
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from tests import scraping
 from tests.pools import PoolServer
 from tests.rvc import Visitor
 from tests.speech import noisy, say, silence
@@ -61,6 +62,11 @@ async def test_two_pages_at_once_and_neither_hears_of_the_other(
         assert loud[0] / rate < 0.3, "it begins at once"
         assert (len(answer) - loud[-1]) / rate < 0.5, "and ends with its last word"
     assert pages[0].page.bubbles[1] != pages[1].page.bubbles[1]
+    seen = scraping.until(
+        server, lambda s: sum(s.of("calls_ended_total").values()) == 2, "saw both calls end"
+    )
+    assert seen["voicepool_turns_total"] == seen["voicepool_voice_to_voice_seconds_count"] == 4
+    assert seen["voicepool_interruptions_total"] == 2
 
 
 async def test_who_may_call(start_pool: Callable[..., PoolServer]) -> None:

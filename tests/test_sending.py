@@ -45,6 +45,22 @@ async def test_order_is_kept_and_everything_counted() -> None:
     writing.cancel()
 
 
+async def test_who_put_a_message_is_told_when_the_socket_has_it() -> None:
+    reader, told = Reader(), list[str]()
+    sender = sender_to(reader)
+    sender.put(b"first", on_sent=lambda: told.append("first"))
+    sender.put(b"sound", "item", on_sent=lambda: told.append("sound"))
+    sender.put(b"last")
+    sender.drop_audio("item")
+    writing = asyncio.create_task(sender.run())
+    await asyncio.sleep(0)
+    assert not told, "the socket has not taken it"
+    reader.open.set()
+    await sender.room(0)
+    assert told == ["first"], "what was dropped was never sent"
+    writing.cancel()
+
+
 async def test_room_waits_for_the_reader() -> None:
     reader = Reader()
     sender = sender_to(reader)

@@ -613,8 +613,10 @@ class Watched(Sender):
     def __init__(self, websocket: ServerConnection) -> None:
         super().__init__(websocket, write_deadline=0.5)
 
-    def put(self, data: bytes, audio_of: str = "") -> None:
-        super().put(data, audio_of)
+    def put(
+        self, data: bytes, audio_of: str = "", on_sent: Callable[[], None] | None = None
+    ) -> None:
+        super().put(data, audio_of, on_sent)
         Watched.most = max(Watched.most, self.pending)
 
 

@@ -15,7 +15,9 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("script", ["make-settings-table", "make-engine-tables"])
+@pytest.mark.parametrize(
+    "script", ["make-settings-table", "make-engine-tables", "make-metrics-table"]
+)
 def test_the_tables_are_up_to_date(script: str) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / script), "--check"],

@@ -211,6 +211,15 @@ REPORT: dict[str, Any] = {
             },
         ],
     },
+    "latency": {
+        **{
+            name: {"p50": None, "p95": None, "count": 0}
+            for name in ("queue", "warm_up", "stt", "llm")
+        },
+        "handoff": {"p50": 0.00042, "p95": 0.0123, "count": 512},
+        "voice_to_voice": {"p50": 0.61, "p95": 1.5249, "count": 40},
+        "tts": {"p50": 0.04, "p95": 0.25, "count": 41},
+    },
     "workers": [
         {
             "worker": 7,
@@ -256,6 +265,19 @@ def test_figures_for_people() -> None:
     assert "host 8 GiB 1 GiB 32 MiB 64 MiB 512 MiB 64 MiB 1 +9 RAM" in rows
     assert "cuda:0 24 GiB 3 GiB 512 MiB 20 GiB 3 GiB 1 cannot be read NVIDIA\\x1b[2J A10G" in rows
     assert rows[-1] == "7 killing 2 min cuda:0 50 MiB 3 GiB"
+    at = rows.index("latency hand-off voice to voice tts")
+    assert rows[at + 1 : at + 4] == [
+        "p50 0.4 ms 610 ms 40 ms",
+        "p95 12 ms 1.52 s 250 ms",
+        "count 512 40 41",
+    ]
+
+
+def test_latencies_that_nobody_has_met_are_not_shown() -> None:
+    report = copy.deepcopy(REPORT)
+    for latency in report["latency"].values():
+        latency["count"] = 0
+    assert "latency" not in text(report)
 
 
 def test_without_a_gpu_the_table_of_memory_fits_a_terminal() -> None:

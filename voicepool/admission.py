@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Final
 
@@ -38,13 +39,15 @@ class Admission:
         self._farewells = farewells
         self._connections = 0
         self._flood = FloodGuard(log)
+        self._loop = asyncio.get_running_loop()
 
     def arrive(self, visitor: Visitor, address: str, admitted: Admitted) -> None:
         """A caller asks for a worker. Most have one, or a refusal, when this returns."""
         self._connections += 1
         number = self._connections
         self._limits.call_begins(number, address)
-        self._waiting.add(Candidate(number, visitor, address, admitted))
+        candidate = Candidate(number, visitor, address, admitted, self._loop.time())
+        self._waiting.add(candidate)
         self._driver.tell(pool.ConnectionArrived(number))
         if number in self._waiting:
             self._waiting.watch(number)

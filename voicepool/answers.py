@@ -26,6 +26,20 @@ class FileAnswer:
     size: int
 
 
+class Rejection(bytes):
+    """A complete response that says no. What is made of it by way of bytes is plain bytes."""
+
+    status: int
+    code: str
+    """`error.code` of its body."""
+
+    @classmethod
+    def of(cls, response: bytes, status: int, code: str) -> Rejection:
+        rejection = cls(response)
+        rejection.status, rejection.code = status, code
+        return rejection
+
+
 def start(status: int, headers: Mapping[str, str]) -> bytes:
     """Status line and headers, up to the empty line, of a response that closes the connection."""
     lines = (
@@ -43,8 +57,20 @@ def respond(
     """A complete response that closes the connection. `body` becomes JSON; with `head`, only its
     length is told (the answer to HEAD)."""
     payload = msgspec.json.encode(body) + b"\n"
+    return respond_as("application/json", payload, status, headers, head=head)
+
+
+def respond_as(
+    content_type: str,
+    payload: bytes,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    *,
+    head: bool = False,
+) -> bytes:
+    """As `respond`, with a body of that type."""
     standard = {
-        "Content-Type": "application/json",
+        "Content-Type": content_type,
         "Content-Length": str(len(payload)),
         "Cache-Control": "no-store",
     }
@@ -65,7 +91,11 @@ def with_headers(response: bytes | FileAnswer, headers: Mapping[str, str]) -> by
     status, line_end, rest = beginning.partition(b"\r\n")
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     beginning = status + line_end + lines.encode("latin-1") + rest
-    return replace(response, start=beginning) if isinstance(response, FileAnswer) else beginning
+    if isinstance(response, FileAnswer):
+        return replace(response, start=beginning)
+    if isinstance(response, Rejection):
+        return Rejection.of(beginning, response.status, response.code)
+    return beginning
 
 
 def refuse(
@@ -75,7 +105,8 @@ def refuse(
     headers: Mapping[str, str] | None = None,
     *,
     head: bool = False,
-) -> bytes:
+) -> Rejection:
     """A refusal. 5xx are ours (`server_error`), the rest the client's (`invalid_request_error`)."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    return respond(status, error_body(message, code, kind), headers, head=head)
+    response = respond(status, error_body(message, code, kind), headers, head=head)
+    return Rejection.of(response, status, code)

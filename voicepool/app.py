@@ -7,6 +7,10 @@ The pool knows nothing of speech. `voicepool start --app package.module:factory`
     worker    load(device) → warm_up()       in every fork, before any caller; may block
               rehearse(client)               fake callers through the worker's own server
               await serve(websocket)         the one real caller, then the process exits
+
+An app need not tell more of its call than that it serves. What it counts and times by `count` and
+`took` (`figures.py` says what there is: `count("turns")`, `took("voice_to_voice", 0.6)`) is in
+/metrics.
 """
 
 from __future__ import annotations
@@ -18,6 +22,20 @@ from typing import Protocol, runtime_checkable
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
+
+from voicepool.figures import count, took
+
+__all__ = [
+    "App",
+    "Caller",
+    "Negotiating",
+    "Presetting",
+    "Preview",
+    "Rehearsing",
+    "caller",
+    "count",
+    "took",
+]
 
 
 @dataclass(frozen=True, slots=True)

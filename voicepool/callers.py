@@ -19,6 +19,8 @@ class Candidate:
     visitor: Visitor
     address: str
     admitted: Admitted
+    arrived: float
+    """When its request head was complete, by the event loop's clock."""
 
     @property
     def assign(self) -> ipc.Assign:

@@ -157,6 +157,9 @@ class TranscriptFailed:
 class ResponseStarted:
     response_id: str
     request: ResponseRequest
+    spoke_until: float | None = None
+    """When the caller's speech ended that it is the first to answer (monotonic clock, seconds);
+    None where it answers no speech."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from voicepool.answers import FileAnswer
+from voicepool.answers import FileAnswer, Rejection
 from voicepool.request import MAX_HEAD
 from voicepool.visitor import Visitor
 
+OnRefused = Callable[[int, str], None]
+"""Told of a refusal's status and code."""
 FAREWELL_SECONDS: Final = 5.0
 """How long an answered visitor may take nothing of the answer, or stay after it."""
 FAREWELL_LIMIT: Final = 300.0
@@ -64,9 +66,15 @@ class Farewells:
     Closing a socket with unread bytes sends RST, which can destroy the answer on its way.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_closed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_closed: Callable[[], None],
+        on_refused: OnRefused | None = None,
+    ) -> None:
         self._loop = loop
         self._on_closed = on_closed
+        self._on_refused = on_refused
         self._leaving: OrderedDict[socket.socket, _Leaving] = OrderedDict()
         """Soonest deadline first."""
         self._timer: asyncio.TimerHandle | None = None
@@ -95,6 +103,9 @@ class Farewells:
         except OSError:
             self._let_go(sock)
         else:
+            # Here and nowhere else, so that whoever refuses need not think of it.
+            if self._on_refused is not None and isinstance(response, Rejection):
+                self._on_refused(response.status, response.code)
             self._send(sock)
 
     def _read_request(self, visitor: Visitor) -> None:

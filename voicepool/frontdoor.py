@@ -19,7 +19,7 @@ from typing import Final
 
 from voicepool.answers import refuse
 from voicepool.countdown import Countdown
-from voicepool.farewells import Farewells
+from voicepool.farewells import Farewells, OnRefused
 from voicepool.listener import Address, Doorway
 from voicepool.logs import FloodGuard
 from voicepool.newcomers import DoorRules, Newcomers
@@ -63,14 +63,16 @@ class FrontDoor:
         max_heads: int,
         rules: DoorRules | None = None,
         proxy_protocol: bool = False,
+        on_refused: OnRefused | None = None,
     ) -> None:
-        """`on_visitor` gets each visitor whose head is complete, and owns it from then on.
+        """`on_visitor` gets each visitor whose head is complete, and owns it from then on;
+        `on_refused` is told of every refusal that is sent.
 
         `proxy_protocol`: connections come from trusted proxies alone, and begin with its header.
         """
         self.doorway = doorway
         loop = asyncio.get_running_loop()
-        self.farewells = Farewells(loop, doorway.rearm)
+        self.farewells = Farewells(loop, doorway.rearm, on_refused)
         self._proxy_protocol = proxy_protocol
         self._newcomers: Newcomers[Visitor] = Newcomers(
             rules or DoorRules(), proxy_protocol=proxy_protocol

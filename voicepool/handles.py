@@ -69,6 +69,8 @@ class WorkerHandle:
         self.error = ""
         self.permanent = False
         """What the worker said of why it failed to warm up."""
+        self.pss = 0
+        """Its share of the host's memory in bytes, as it last measured it."""
         self._on_message = on_message
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()

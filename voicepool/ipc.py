@@ -18,6 +18,7 @@ import msgspec
 
 from voicepool import foreign
 from voicepool.errors import IpcError
+from voicepool.figures import Figures
 from voicepool.gpu import Gpu
 
 PROTOCOL_VERSION: Final = 2
@@ -183,6 +184,8 @@ class Ready(Message, frozen=True):
 
     private: Bytes
     """Host bytes that this process's death would give back, here and in all that follow."""
+    pss: Bytes = 0
+    """Its share of the host's memory in bytes (PSS), here and in all that follow."""
 
 
 class Accepted(Message, frozen=True):
@@ -199,12 +202,17 @@ class Ended(Message, frozen=True):
     """"completed", "stopped" (we ended it) or "failed" (the app raised)."""
     limit: str = ""
     """The value of one of `poolspec.LIMITS_OF_A_CALL`, where that ended it."""
+    pss: Bytes = 0
+    figures: Figures | None = None
+    """What there was to count and time in its call since its last message, here and in Beat."""
 
 
 class Beat(Message, frozen=True):
     """A sign of life, every heartbeat_interval once ready."""
 
     private: Bytes
+    pss: Bytes = 0
+    figures: Figures | None = None
 
 
 class Failed(Message, frozen=True):

@@ -15,6 +15,7 @@ import select
 import signal
 import threading
 from collections.abc import Container, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -210,14 +211,31 @@ def trim_heap() -> None:
         trim(0)
 
 
-def private_bytes() -> int:
-    """Memory that would come back if this process died: private pages and its swap, in bytes."""
-    total = 0
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What this process takes of the host's memory, in bytes."""
+
+    private: int = 0
+    """What would come back if it died: private pages, and its swap."""
+    pss: int = 0
+    """Its private pages, and its share of those that it has in common with others."""
+
+
+def footprint() -> Footprint:
+    """Of this process, now. The kernel walks its page tables for it."""
+    private, pss = 0, 0
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
         name, _, rest = line.partition(":")
         if name in ("Private_Clean", "Private_Dirty", "Private_Hugetlb", "SwapPss"):
-            total += int(rest.split()[0]) * 1024
-    return total
+            private += int(rest.split()[0]) * 1024
+        elif name == "Pss":
+            pss = int(rest.split()[0]) * 1024
+    return Footprint(private, pss)
+
+
+def private_bytes() -> int:
+    """Memory that would come back if this process died, in bytes."""
+    return footprint().private
 
 
 def open_status() -> int:

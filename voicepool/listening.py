@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from voicepool.audio import SILENCE, Recent, Windows
 from voicepool.engines.base import Samples, VoiceActivityDetector
 from voicepool.errors import BufferTooSmall
 from voicepool.events import TurnSettings
+from voicepool.figures import count
 from voicepool.stages import Utterance
 from voicepool.turns import (
     Idled,
@@ -175,13 +177,22 @@ class Listener:
         if self._manual:  # the settings have changed while `hear` waited
             self._hear_manual(window)
             return
-        probability = self._vad.push(window)
+        probability = self._probability(window)
         if self._utterance is None:
             self._recent.push(window)
         else:
             self._utterance.feed(window)
         for event in self._detector.push(probability):
             self._tell(event)
+        if self._utterance is not None and self._detector.speaking:
+            self._utterance.spoke_until = time.monotonic()
+
+    def _probability(self, window: Samples) -> float:
+        try:
+            return self._vad.push(window)
+        except Exception:
+            count("engine_errors.vad")
+            raise
 
     def _tell(self, event: TurnEvent) -> None:
         match event:

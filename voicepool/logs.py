@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 
 ROOT = "voicepool"
 _LONGEST_VALUE = 1024
@@ -73,6 +73,11 @@ def style(format: Literal["auto", "pretty", "json"]) -> Literal["pretty", "json"
     if format == "auto":
         return "pretty" if os.isatty(2) else "json"
     return format
+
+
+def lines_dropped() -> int:
+    """Lines of this process that nobody will read, for their reader stalled or is gone."""
+    return _LineHandler.lost
 
 
 def hold() -> int:
@@ -190,6 +195,8 @@ class _LineHandler(logging.Handler):
     """
 
     patience = 0.1
+    lost: ClassVar[int] = 0
+    """Lines that this process has dropped."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()
@@ -201,7 +208,7 @@ class _LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             if not self._writable():
-                self._dropped += 1
+                self._drop()
                 return
             if self._dropped:
                 lost = logging.makeLogRecord({"name": __name__, "levelno": logging.WARNING})
@@ -212,9 +219,13 @@ class _LineHandler(logging.Handler):
             self._write(record)
         except OSError:
             # The reader is gone for good; there is nobody left to tell.
-            self._dropped += 1
+            self._drop()
         except Exception:  # noqa: BLE001 - a log call must never fail its caller
             self.handleError(record)
+
+    def _drop(self) -> None:
+        self._dropped += 1
+        _LineHandler.lost += 1
 
     def _writable(self) -> bool:
         ready = self._poll.poll(0 if self._dropped else self.patience * 1000)

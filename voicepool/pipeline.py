@@ -343,7 +343,10 @@ class SpeechPipelineManager:
             response.stopwatch.speculated = ready is not None
             return ready or self._generate(*asked)
 
-        self._replies.answer(self._response(ResponseRequest(), turn.confirmed, prepare))
+        response = self._response(ResponseRequest(), turn.confirmed, prepare)
+        turn.answered = True
+        response.spoke_until = turn.spoke_until
+        self._replies.answer(response)
 
     def _requested(self, request: ResponseRequest) -> Response:
         settings = self._settings
@@ -359,6 +362,9 @@ class SpeechPipelineManager:
 
         response = self._response(request, time.monotonic(), prepare)
         response.requested = True
+        if request.remember and request.messages is None:
+            turn = self._transcriber.take_unanswered()
+            response.spoke_until = turn.spoke_until if turn else None
         return response
 
     def _said(self, response: Response) -> list[Message]:

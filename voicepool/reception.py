@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 from voicepool.access import INSUFFICIENT_SCOPE, Access, Admitted, Denied, given_key
-from voicepool.answers import FileAnswer, refuse, respond, start, with_headers
+from voicepool.answers import FileAnswer, refuse, respond, respond_as, start, with_headers
 from voicepool.clientsecrets import PREFIX
 from voicepool.frontdoor import Farewells, Visitor
 from voicepool.keys import Scope
@@ -21,6 +21,7 @@ from voicepool.turnstile import Turnstile
 HEALTHZ: Final = "/healthz"
 READYZ: Final = "/readyz"
 STATUS: Final = "/status"
+METRICS: Final = "/metrics"
 CALL_PATH: Final = "/v1/realtime"
 STARTING_RETRY: Final = 2
 """Retry-After while the app's paths are not known yet."""
@@ -38,19 +39,22 @@ class Reception:
         ready: Callable[[], bool],
         status: Callable[[], dict[str, Any]],
         counts: Callable[[], dict[str, Any]],
+        metrics: Callable[[str], tuple[bytes, str]],
         preset: Callable[[bytes, str, OnAnswer], None],
         on_call: Callable[[Visitor, str, Admitted], None],
         body_timeout: float,
         max_bodies: int,
     ) -> None:
         """`on_call(visitor, address, admitted)` gets every admitted WebSocket request; `preset` is
-        the forker's. `counts`: as much of `status` as callers may see."""
+        the forker's. `counts`: as much of `status` as callers may see; `metrics` gives their text
+        and its type by an Accept header."""
         self._turnstile = turnstile
         self._farewells = farewells
         self._pages = pages
         self._ready = ready
         self._status = status
         self._counts = counts
+        self._metrics = metrics
         self._on_call = on_call
         self._mint = Mint(preset, self._reply, timeout=body_timeout, most=max_bodies)
         self._started_at = int(time.time())
@@ -70,6 +74,11 @@ class Reception:
         It is there before the paths are known, and says that the server is starting.
         """
         return not self._pages.own or self.paths is None or CALL_PATH in self.paths
+
+    @property
+    def ready(self) -> bool:
+        """Whether a new caller would be served or held."""
+        return self.paths is not None and self._ready()
 
     @property
     def speaks_realtime(self) -> bool:
@@ -101,7 +110,7 @@ class Reception:
         """The response, or None where the visitor has been passed on."""
         if head.method == "OPTIONS" and head.get("access-control-request-method") is not None:
             return _preflight(head)
-        if head.path in (HEALTHZ, READYZ, STATUS):
+        if head.path in (HEALTHZ, READYZ, STATUS, METRICS):
             return self._answer_http(visitor, head)
         if self.paths is None and head.upgrades:
             return refuse(
@@ -191,7 +200,7 @@ class Reception:
         if head.path == HEALTHZ:
             return respond(200, {"status": "alive"}, head=is_head)
         if head.path == READYZ:
-            ready = self.paths is not None and self._ready()
+            ready = self.ready
             body = {"status": "ready" if ready else "not ready"}
             return respond(200 if ready else 503, body, head=is_head)
         return self._answer_inside(visitor, head)
@@ -202,6 +211,9 @@ class Reception:
         is_head = head.method == "HEAD"
         denied = self._identify(visitor, head, Scope.ADMIN)
         if not isinstance(denied, Denied):
+            if head.path == METRICS:
+                text, content_type = self._metrics(", ".join(head.all("accept")))
+                return respond_as(content_type, text, head=is_head)
             return respond(200, self._status(), head=is_head)
         if head.path == STATUS and denied.code == INSUFFICIENT_SCOPE:
             return respond(200, self._counts(), head=is_head)
@@ -213,6 +225,7 @@ class Reception:
             HEALTHZ,
             READYZ,
             STATUS,
+            METRICS,
             *([MODELS, *FORMS] if self.speaks_realtime else []),
             *sorted(self.paths or ()),
         ]

@@ -102,6 +102,8 @@ class Reloader:
         """Those whose zygotes are ours to reap besides the server's own."""
         self.count = 0
         """Reloads that were carried out."""
+        self.refusals = 0
+        """Reloads that were not."""
         self.error = ""
         """Why the last one was not."""
 
@@ -132,6 +134,7 @@ class Reloader:
             log.exception("reload failed")
             self.error = "a fault of voicepool's own: see the log"
         if self.error:
+            self.refusals += 1
             log.error("reload refused, nothing has changed", extra={"error": self.error})
         supervisor.link.reloaded(self.error)
 

@@ -24,6 +24,7 @@ from voicepool.events import (
     ToolCallDone,
     ToolCallStarted,
 )
+from voicepool.figures import took
 from voicepool.generation import Failed, Generation, MessageEnd, Part, Sound
 from voicepool.history import Entry, History
 from voicepool.outbox import Delta, Outbox
@@ -119,6 +120,8 @@ class Response:
     requested: bool = False
     """Somebody asked for it and is told at once that it begins; the answer to a turn begins with
     the turn's transcript, and may be dropped before in silence."""
+    spoke_until: float | None = None
+    """As in ResponseStarted."""
     overdue: bool = False
     """The answer to the turn before gave way to this one's turn: it may owe that an answer."""
     started: bool = False
@@ -155,7 +158,9 @@ class Response:
         """Tell that it has begun, if that was not told."""
         if not (self.started or self.closed):
             self.started = True
-            self.channel.outbox.put(ResponseStarted(self.response_id, self.request))
+            self.channel.outbox.put(
+                ResponseStarted(self.response_id, self.request, self.spoke_until)
+            )
 
     def close(self, status: Status, *, reason: str = "", message: str = "") -> None:
         """The end, at once: nothing of it is told after its ResponseDone."""
@@ -352,6 +357,10 @@ class Response:
 
     def _tell_done(self, status: Status, reason: str, message: str) -> None:
         usage = self._usage
+        timing = self.stopwatch.timing(self.generation)
+        for stage, seconds in (("llm", timing.llm), ("tts", timing.tts)):
+            if seconds is not None:
+                took(stage, seconds)
         self.channel.outbox.put(
             ResponseDone(
                 self.response_id,
@@ -360,6 +369,6 @@ class Response:
                 message,
                 input_tokens=usage.input_tokens,
                 output_tokens=usage.output_tokens,
-                timing=self.stopwatch.timing(self.generation),
+                timing=timing,
             )
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from websockets.asyncio.server import ServerConnection
@@ -28,6 +29,7 @@ class ClientTooSlow(Exception):
 class _Outgoing:
     data: bytes
     audio_of: str
+    on_sent: Callable[[], None] | None
 
 
 class Sender:
@@ -44,9 +46,12 @@ class Sender:
         self.sent = 0
         """Messages that were written."""
 
-    def put(self, data: bytes, audio_of: str = "") -> None:
-        """Queue a text message; `audio_of` marks sound of that item, see `drop_audio`."""
-        self._queue.append(_Outgoing(data, audio_of))
+    def put(
+        self, data: bytes, audio_of: str = "", on_sent: Callable[[], None] | None = None
+    ) -> None:
+        """Queue a text message; `audio_of` marks sound of that item, see `drop_audio`. `on_sent` is
+        called when the socket has it."""
+        self._queue.append(_Outgoing(data, audio_of, on_sent))
         self.pending += len(data)
         self._arrived.set()
 
@@ -79,4 +84,6 @@ class Sender:
             raise ClientTooSlow from None
         self.pending -= len(message.data)
         self.sent += 1
+        if message.on_sent is not None:
+            message.on_sent()
         self._left.set()

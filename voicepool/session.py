@@ -26,6 +26,7 @@ from voicepool.engines.base import INPUT_RATE, Samples
 from voicepool.idleness import Idleness
 from voicepool.pipeline import SpeechPipelineManager
 from voicepool.sending import HARD_LIMIT, HIGH_WATER, ClientTooSlow, Sender
+from voicepool.tally import Tally
 from voicepool.turns import LONGEST_TURN
 from voicepool.wire import actions
 from voicepool.wire.actions import Action
@@ -66,6 +67,7 @@ class Session:
         self._sender = Sender(websocket)
         self._ear = _Ear()
         self._voices: dict[str, Resampler] = {}
+        self._tally = Tally()
         self._counts = {"messages": 0, "turns": 0, "responses": 0}
 
     async def run(self) -> None:
@@ -160,6 +162,7 @@ class Session:
 
     async def _tell(self) -> None:
         async for event in self._pipeline.events():
+            self._tally.note(event)
             self._note(event)
             for each in self._resampled(event):
                 await self._do_all(self._codec.emit(each))
@@ -239,7 +242,8 @@ class Session:
         pipeline = self._pipeline
         match action:
             case actions.Send():
-                self._sender.put(action.data, action.audio_of)
+                sent = self._tally.sending(action.audio_of) if action.audio_of else None
+                self._sender.put(action.data, action.audio_of, sent)
             case actions.HangUp():
                 await self._websocket.close(CloseCode.GOING_AWAY, action.reason)
             case actions.Configure():

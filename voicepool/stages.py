@@ -32,6 +32,7 @@ from voicepool.engines.base import (
     Transcript,
 )
 from voicepool.errors import EngineError
+from voicepool.figures import count
 from voicepool.tasks import TaskSet
 from voicepool.turns import LONGEST_TURN
 
@@ -60,8 +61,9 @@ class StageFailed(EngineError):
 
 
 def stage_failed(stage: Stage, cause: Exception) -> StageFailed:
-    """The failure to raise for `cause`, which is logged by its kind only: an engine's message may
-    quote what was said."""
+    """The failure to raise for `cause`, which is counted, and logged by its kind only: an engine's
+    message may quote what was said."""
+    count(f"engine_errors.{stage}")
     logger.warning("a stage failed", extra={"stage": stage, "error": type(cause).__name__})
     return StageFailed(stage)
 
@@ -216,6 +218,8 @@ class Utterance:
         self.item_id = item_id
         self.samples = 0
         """Length of the sound so far; what exceeds the longest turn is left out."""
+        self.spoke_until: float | None = None
+        """When the last of its speech was heard (monotonic clock), where a detector heard it."""
         self._thread = thread
         self._tasks = tasks
         self._open: Callable[[], RecognizerStream] = lambda: recognizer.stream(

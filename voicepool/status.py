@@ -118,10 +118,12 @@ def watch(url: str, api_key: str, console: Console, cafile: Path | None = None) 
 
 
 def render(report: Mapping[str, Any]) -> Group:
-    """The report as a summary and tables of devices and workers. Raises CallError where it is
-    none."""
+    """The report as a summary and tables of devices, latencies and workers. Raises CallError where
+    it is none."""
     try:
-        return Group(_summary(report), "", _devices(report), "", _workers(report))
+        parts = (_summary(report), _devices(report), _latencies(report), _workers(report))
+        shown = [part for part in parts if part is not None]
+        return Group(shown[0], *(row for part in shown[1:] for row in ("", part)))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise CallError(
             f"the server's status is of another version of voicepool ({error!r})",
@@ -206,6 +208,42 @@ def _devices(report: Mapping[str, Any]) -> Table:
             *([Text(escape(str(device["model"])))] if models else []),
         )
     return table
+
+
+_LATENCIES = {
+    "queue": "queue",
+    "handoff": "hand-off",
+    "warm_up": "warm-up",
+    "voice_to_voice": "voice to voice",
+    "stt": "stt",
+    "llm": "llm",
+    "tts": "tts",
+}
+"""The latencies and what they are called; one that nobody has met yet is not shown."""
+
+
+def _latencies(report: Mapping[str, Any]) -> Table | None:
+    seen = {name: row for name in _LATENCIES if (row := report["latency"][name])["count"]}
+    if not seen:
+        return None
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("latency", style="dim")
+    for name in seen:
+        table.add_column(_LATENCIES[name], justify="right")
+    for name, shown in (("p50", _took), ("p95", _took), ("count", _counted)):
+        table.add_row(name, *(Text(shown(latency[name])) for latency in seen.values()))
+    return table
+
+
+def _counted(count: float) -> str:
+    return str(int(count))
+
+
+def _took(seconds: float) -> str:
+    """A time that people may feel: "0.4 ms", "38 ms", "1.52 s"."""
+    if seconds < 0.01:
+        return f"{seconds * 1000:.1f} ms"
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def _workers(report: Mapping[str, Any]) -> Table:

@@ -37,8 +37,9 @@ def status_report(supervisor: Supervisor) -> dict[str, Any]:
             "driver": supervisor.probe.driver,
             "devices": [device_report(device, supervisor.probe.gpus) for device in view.devices],
         },
+        "latency": supervisor.metrics.latency(),
         "workers": [
-            {**_worker(worker, now), "pid": _pid(supervisor, worker)} for worker in view.workers
+            {**_worker(worker, now), **_process(supervisor, worker)} for worker in view.workers
         ],
     }
 
@@ -88,7 +89,7 @@ def _server(supervisor: Supervisor) -> dict[str, Any]:
         "paths": sorted(supervisor.reception.paths or ()),
         "zygote": {
             "pid": supervisor.forker.pid,
-            "restarts": max(0, supervisor.forker.restarts),
+            "restarts": supervisor.zygote_restarts,
         },
         "reloads": {
             "count": supervisor.reloader.count,
@@ -154,6 +155,8 @@ def _worker(worker: WorkerView, now: float) -> dict[str, Any]:
     }
 
 
-def _pid(supervisor: Supervisor, worker: WorkerView) -> int | None:
+def _process(supervisor: Supervisor, worker: WorkerView) -> dict[str, Any]:
     handle = supervisor.workers.get(worker.number)
-    return handle.pid if handle else None
+    if handle is None:
+        return {"pid": None, "pss": None}
+    return {"pid": handle.pid, "pss": handle.pss or None}

@@ -30,6 +30,8 @@ from voicepool.handles import WorkerHandle
 from voicepool.health import ailment
 from voicepool.hostprobe import HostProbe
 from voicepool.listener import Acceptor
+from voicepool.metrics import Metrics
+from voicepool.metricstate import metric_state
 from voicepool.pages import Pages
 from voicepool.pool import Pool
 from voicepool.pooldriver import PoolDriver
@@ -90,6 +92,9 @@ class Supervisor:
         self._came_up = False
         self._on_terminal = os.isatty(0)
         self._told: Progress | None = None
+        self._zygotes_before = 0
+        """Restarts of zygotes that a reload has replaced."""
+        self.metrics = Metrics(lambda: metric_state(self))
         self.door = FrontDoor(
             TlsDoor(listener, settings) if settings.tls_cert else Acceptor(listener),
             lambda visitor: self.reception.receive(visitor),
@@ -97,6 +102,7 @@ class Supervisor:
             max_heads=settings.max_heads,
             rules=door_rules(settings),
             proxy_protocol=settings.proxy_protocol and not settings.tls_cert,  # else the relay's
+            on_refused=self.metrics.refused,
         )
         self._agents = AgentCheck(agents, self._is_inviting) if agents else None
         self._waiting = WaitingRoom(lambda number: self._driver.tell(pool.ConnectionLost(number)))
@@ -118,6 +124,7 @@ class Supervisor:
             lambda: self.forker,
             runtime.path,
             self._on_gone,
+            self.metrics,
         )
         self.reception = Reception(
             Turnstile(access_rules(settings), self._limits, self._loop.time),
@@ -126,6 +133,7 @@ class Supervisor:
             ready=self._is_ready,
             status=lambda: status_report(self),
             counts=lambda: pool_counts(self),
+            metrics=self.metrics.expose,
             preset=lambda *question: self.forker.preset(*question),
             on_call=self._admission.arrive,
             body_timeout=settings.head_timeout,
@@ -277,6 +285,11 @@ class Supervisor:
         """Live workers by number."""
         return self._workforce.handles
 
+    @property
+    def zygote_restarts(self) -> int:
+        """How often a zygote had to be started again."""
+        return self._zygotes_before + max(0, self.forker.restarts)
+
     def _is_ready(self) -> bool:
         return self._workforce.warmed_up and not self._departure.going and self.pool.ready
 
@@ -321,6 +334,7 @@ class Supervisor:
         """A reload takes hold; the forker that is of no more use. `paths`, `private`: as the new
         zygote has told them."""
         old, self.forker = self.forker, forker
+        self._zygotes_before += max(0, old.restarts)
         forker.events = self
         old.hand_over(forker)
         self.settings = settings

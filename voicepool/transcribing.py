@@ -16,6 +16,7 @@ from voicepool.events import (
     TranscriptFailed,
     TurnCommitted,
 )
+from voicepool.figures import took
 from voicepool.history import Entry, History
 from voicepool.outbox import Outbox
 from voicepool.response import Stopwatch, new_id
@@ -30,11 +31,16 @@ class Turn:
     entry: Entry
     confirmed: float
     """When it was (monotonic clock)."""
+    spoke_until: float
+    """When the caller's speech ended: as it was heard, or, where no detector heard it, as the turn
+    was confirmed."""
     transcribing: asyncio.Task[str] = field(init=False)
     stt: Span | None = None
     transcribed: float | None = None
     unsaid: bool = False
     """There were no words in it."""
+    answered: bool = False
+    """There is a response to it, or will be."""
 
 
 class Transcriber:
@@ -77,9 +83,18 @@ class Transcriber:
         entry = Entry(utterance.item_id, Message("user", ""), pending=True)
         previous = self._history.append(entry)
         self._outbox.put(TurnCommitted(entry.item_id, previous))
-        turn = Turn(entry, time.monotonic())
+        confirmed = time.monotonic()
+        turn = Turn(entry, confirmed, utterance.spoke_until or confirmed)
         turn.transcribing = self._tasks.spawn(self._transcribe(turn, utterance))
         self._last = turn
+        return turn
+
+    def take_unanswered(self) -> Turn | None:
+        """The turn that a response to the history as it is now would be the first to answer."""
+        turn = self._last
+        if turn is None or turn.answered or self._history.last_id != turn.entry.item_id:
+            return None
+        turn.answered = True
         return turn
 
     def forget(self) -> None:
@@ -124,6 +139,7 @@ class Transcriber:
             self.tell(TranscriptFailed(item_id, str(error)))
             raise
         turn.stt, turn.transcribed = done.span, time.monotonic()
+        took("stt", turn.transcribed - turn.confirmed)
         text, turn.unsaid = done.value.text.strip(), done.value.unsaid
         if not turn.unsaid:  # else it stays pending: the model is told nothing of it
             self._history.settle(turn.entry, Message("user", text))

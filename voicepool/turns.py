@@ -117,6 +117,11 @@ class TurnDetector:
         return self._now
 
     @property
+    def speaking(self) -> bool:
+        """Whether the last window belongs to the turn's speech, and not to a silence in it."""
+        return self._state is State.SPEAKING
+
+    @property
     def in_turn(self) -> bool:
         """Whether a turn has started and not stopped."""
         return self._state in (State.SPEAKING, State.TRAILING)

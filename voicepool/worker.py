@@ -9,7 +9,6 @@ The supervisor hears of every step over the control socket; see `ipc.py` for the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
@@ -24,7 +23,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
-from voicepool import ipc, linux
+from voicepool import figures, ipc, linux
 from voicepool.app import App, Attentive, Caller, CallOver, Rehearsing, caller
 from voicepool.callserver import (
     LINGER_SECONDS,
@@ -118,7 +117,8 @@ class Worker:
         self.settings = settings
         self.inbox = Inbox()
         self._loop = loop
-        self._private = 0
+        self._footprint = linux.Footprint()
+        self._figures = figures.Recorder()
         self._caller: Caller | None = None
         self._assigned: asyncio.Future[Caller] = loop.create_future()
         self._connected: asyncio.Future[Connection] = loop.create_future()
@@ -147,7 +147,9 @@ class Worker:
         if self._assigned.done():
             outcome = await self._serve_call()
             self._measure()
-            self._send(ipc.Ended(self._private, outcome, self._limit))
+            used = self._footprint
+            told = self._figures.take()
+            self._send(ipc.Ended(used.private, outcome, self._limit, used.pss, told))
         beats.cancel()
         return 0
 
@@ -163,7 +165,7 @@ class Worker:
                 await self._rehearse()
         linux.trim_heap()  # a third of what warming up has touched, for as long as it is idle
         self._measure()
-        self._send(ipc.Ready(self._private))
+        self._send(ipc.Ready(self._footprint.private, self._footprint.pss))
 
     def _load_and_warm(self) -> None:
         self.app.load(self.place.device)
@@ -245,21 +247,28 @@ class Worker:
         self.inbox.deliver(connection)
         self._assigned.set_result(self._caller)
 
-    def _send(self, message: ipc.FromWorker) -> None:
+    def _send(self, message: ipc.FromWorker) -> bool:
+        """Whether it is on its way."""
         # A supervisor that is gone is noticed on the reading side; one that does not read for so
         # long that the socket is full learns the rest from this process's end.
-        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+        try:
             self.channel.send(message)
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+            return False
+        return True
 
     async def _beat(self) -> None:
         for count in itertools.count(1):
             await asyncio.sleep(self.settings.heartbeat_interval)
             if count % FOOTPRINT_EVERY == 0:
                 await self._in_thread(self._measure)
-            self._send(ipc.Beat(self._private))
+            told, used = self._figures.take(), self._footprint
+            sent = self._send(ipc.Beat(used.private, used.pss, told))
+            if told is not None and not sent:
+                self._figures.restore(told)
 
     def _measure(self) -> None:
-        self._private = linux.private_bytes()
+        self._footprint = linux.footprint()
 
     # -- the call
 
@@ -274,6 +283,7 @@ class Worker:
             await self._take_part(websocket)
             return
         caller.set(self._caller)
+        figures.recorder.set(self._figures)
         self._handler = asyncio.current_task()
         outcome = "failed"
         try:

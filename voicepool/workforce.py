@@ -5,16 +5,20 @@ What becomes of each is the pool's to decide; a `handles.py` holds each one's so
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from voicepool import ipc, pool
 from voicepool.callers import WaitingRoom
+from voicepool.chronicle import Chronicle
 from voicepool.errors import IllegalEvent
+from voicepool.figures import Figures
 from voicepool.forker import Forker
 from voicepool.handles import WorkerHandle
 from voicepool.hostprobe import HostProbe
+from voicepool.metrics import Metrics
 from voicepool.pool import Reason
 from voicepool.pooldriver import PoolDriver
 from voicepool.poolspec import LIMITS_OF_A_CALL
@@ -33,6 +37,7 @@ class Workforce:
         forker: Callable[[], Forker],
         runtime_dir: Path,
         on_gone: Callable[[], None],
+        metrics: Metrics,
     ) -> None:
         """`forker`: the one in use, which a reload replaces. `on_gone` is called when a worker is
         no more, and the pool knows."""
@@ -42,6 +47,9 @@ class Workforce:
         self._forker = forker
         self._runtime_dir = runtime_dir
         self._on_gone = on_gone
+        self._metrics = metrics
+        self._clock = asyncio.get_running_loop().time
+        self._chronicle = Chronicle(metrics, self._clock)
         self.handles: dict[int, WorkerHandle] = {}
         """Live workers by number."""
         self.warmed_up = False
@@ -69,16 +77,19 @@ class Workforce:
             self._driver.tell(pool.SpawnFailed(command.worker, reason))
             return
         self.handles[command.worker] = handle
+        self._chronicle.spawned(command.worker)
         self._forker().fork(handle)
 
     def assign(self, command: pool.Assign) -> None:
-        self.handles[command.worker].assign(self._waiting.take(command.connection))
+        candidate = self._waiting.take(command.connection)
+        self._chronicle.assigned(command.worker, candidate.arrived)
+        self.handles[command.worker].assign(candidate)
 
     def dismiss(self, command: pool.Stop | pool.Kill) -> None:
         handle = self.handles[command.worker]
         fields = self._figures(command)
         if self._forker().forget(handle):
-            del self.handles[command.worker]
+            self._forget(handle)
             handle.abandon()
             # No zygote has been asked for it, so there is no process to wait for.
             self._driver.tell(pool.ProcessExited(command.worker, "there was no zygote to fork it"))
@@ -103,11 +114,15 @@ class Workforce:
             "age": round(self.handles[command.worker].age, 3),
         }
 
+    def _forget(self, handle: WorkerHandle) -> None:
+        del self.handles[handle.number]
+        self._chronicle.gone(handle.number)
+
     # -- what the workers do
 
     def fork_failed(self, handle: WorkerHandle, error: str, *, permanent: bool) -> None:
         """There is no process; the handle is released."""
-        del self.handles[handle.number]
+        self._forget(handle)
         self._driver.tell(pool.SpawnFailed(handle.number, error, permanent=permanent))
         self._on_gone()
 
@@ -119,32 +134,44 @@ class Workforce:
             handle.kill(Reason.KILL_TIMEOUT)
 
     def _tell_of(self, handle: WorkerHandle, message: ipc.FromWorker) -> None:
-        number, tell = handle.number, self._driver.tell
+        number, tell, now = handle.number, self._driver.tell, self._clock()
         match message:
             case ipc.Hello():
                 tell(pool.WorkerHello(number))
             case ipc.Ready():
                 log.info("worker ready", extra={"worker": number, "pid": handle.pid})
                 self.warmed_up = True
+                handle.pss = message.pss
+                self._chronicle.ready(number)
                 tell(pool.WorkerReady(number, handle.credible(message.private)))
                 self._probe.moved()
             case ipc.Accepted():
                 handle.accepted()
                 tell(pool.SessionAccepted(number))
+                self._chronicle.accepted(number, now)
             case ipc.Ended():
+                handle.pss = message.pss
                 limit = next((one for one in LIMITS_OF_A_CALL if one == message.limit), None)
                 tell(pool.SessionEnded(number, handle.credible(message.private), limit))
+                self._chronicle.ended(number, message.outcome)
+                self._take(message.figures)
             case ipc.Beat():
+                handle.pss = message.pss
                 tell(pool.Heartbeat(number, handle.credible(message.private)))
+                self._take(message.figures)
             case ipc.Failed():
                 log.warning(
                     "worker failed to warm up", extra={"worker": number, "error": message.error}
                 )
 
+    def _take(self, figures: Figures | None) -> None:
+        if figures is not None:
+            self._metrics.take(figures)
+
     def _on_exit(self, handle: WorkerHandle) -> None:
         """The process has ended and its last words have been heard."""
         tell = self._driver.tell
-        del self.handles[handle.number]
+        self._forget(handle)
         candidate = handle.take_back()
         if candidate is not None:
             # It died without taking its caller. Nobody has read from that socket if the same
