@@ -24,9 +24,10 @@ class Metric:
 
 
 def _table() -> Iterator[Metric]:
-    """Every metric that is served at /metrics.
+    """Every metric of ours that is served at /metrics.
 
-    TO BE REPLACED by the table that the metrics themselves are made from: this function alone.
+    To be replaced by the table that the metrics themselves are made from: this function, and the
+    constants from here to PROCESS.
     """
     for line in _GAUGES.split():
         yield Metric(line, "gauge")
@@ -39,16 +40,14 @@ def _table() -> Iterator[Metric]:
 
 
 _GAUGES = """
-    process_open_fds process_max_fds process_resident_memory_bytes process_virtual_memory_bytes
-    process_start_time_seconds voicepool_ready voicepool_draining voicepool_halted
-    voicepool_idle_target voicepool_configured_workers voicepool_slots voicepool_calls
-    voicepool_waiting_callers voicepool_waiting_limit voicepool_spawn_failures_in_a_row
-    voicepool_workers_pss_bytes
+    voicepool_ready voicepool_draining voicepool_halted voicepool_idle_target
+    voicepool_configured_workers voicepool_slots voicepool_calls voicepool_waiting_callers
+    voicepool_waiting_limit voicepool_spawn_failures_in_a_row voicepool_workers_pss_bytes
 """
 _COUNTERS = """
-    process_cpu_seconds voicepool_callers voicepool_calls_accepted voicepool_callers_gone
-    voicepool_callers_retried voicepool_worker_spawns voicepool_worker_failures
-    voicepool_zygote_restarts voicepool_relay_restarts voicepool_turns voicepool_interruptions
+    voicepool_callers voicepool_calls_accepted voicepool_callers_gone voicepool_callers_retried
+    voicepool_worker_spawns voicepool_worker_failures voicepool_zygote_restarts
+    voicepool_relay_restarts voicepool_turns voicepool_interruptions
     voicepool_worker_figures_dropped voicepool_log_lines_dropped
 """
 _HISTOGRAMS = """
@@ -56,8 +55,8 @@ _HISTOGRAMS = """
     voicepool_warmup_seconds voicepool_voice_to_voice_seconds
 """
 _DOOR = """
-    bad_request bad_host invalid_api_key host_not_allowed origin_not_allowed method_not_allowed
-    not_found starting rate_limited overloaded
+    bad_request bad_host invalid_api_key host_not_allowed origin_not_allowed not_found
+    request_timeout starting rate_limited overloaded other
 """
 _LIMITS = "call_limit idle_limit worker_age message_size"
 _MEMORY = "soft_limit hard_limit vram_soft_limit vram_hard_limit"
@@ -91,6 +90,16 @@ _LABELLED: tuple[tuple[str, str, str, Values], ...] = (
     ("voicepool_workers_vram_bytes", "gauge", "device", None),
 )
 
+PROCESS = (
+    Metric("process_cpu_seconds", "counter"),
+    Metric("process_max_fds", "gauge"),
+    Metric("process_open_fds", "gauge"),
+    Metric("process_resident_memory_bytes", "gauge"),
+    Metric("process_start_time_seconds", "gauge"),
+    Metric("process_virtual_memory_bytes", "gauge"),
+)
+"""What prometheus_client's ProcessCollector tells of the supervisor."""
+
 SCRAPE: Mapping[str, Values] = {"job": frozenset({"voicepool"}), "instance": None}
 """The labels that Prometheus itself puts on what it scrapes."""
 
@@ -103,7 +112,7 @@ _BY_PROMETHEUS = (
 @cache
 def metrics() -> Mapping[str, Metric]:
     """Every family that is served, by its name."""
-    return {metric.name: metric for metric in _table()}
+    return {metric.name: metric for metric in (*_table(), *PROCESS)}
 
 
 @cache
