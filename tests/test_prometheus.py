@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from tests.metric_names import Metric, metrics
+from tests.metric_names import Metric, metrics, samples
+from tests.pools import PoolServer
 from tests.prometheus import Prometheus
 
 KEY = "a-key-of-the-server"
@@ -151,3 +152,18 @@ def test_every_query_of_the_dashboard_has_an_answer(
         answer = prometheus.until(partial(prometheus.query, asked), f"answered {query}")
         labels = {name for each in answer for name in each["metric"]}
         assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= labels, query
+
+
+def test_a_server_is_scraped_as_we_ship_it(
+    start_pool: Callable[..., PoolServer], tmp_path: Path
+) -> None:
+    """With its key; and it has all that the rules and the dashboard ask for."""
+    server = start_pool(workers=1, api_keys=[KEY])
+    prometheus = Prometheus(tmp_path, ["{}:{}".format(*server.address)], KEY)
+    try:
+        prometheus.until(lambda: prometheus.query("voicepool_ready == 1"), "scraped the server")
+        there = {each["metric"]["__name__"] for each in prometheus.query('{job="voicepool"}')}
+    finally:
+        prometheus.close()
+    # There is no GPU, and there need not be an alert.
+    assert set(samples()) - there - {"ALERTS"} == {"voicepool_workers_vram_bytes"}
