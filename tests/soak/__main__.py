@@ -23,7 +23,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("minutes", nargs="?", type=float, default=30.0, help="30 by default")
     parser.add_argument("--seed", type=int, default=1, help="of all choices; 1 by default")
-    parser.add_argument("--gap", type=float, default=1.0, help="mean seconds between callers")
+    parser.add_argument("--gap", type=float, default=1.5, help="mean seconds between callers")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the report there too")
     parser.add_argument(
         "--disk",

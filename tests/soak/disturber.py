@@ -26,6 +26,8 @@ LOOK_SECONDS: Final = 0.1
 MOST_LOOKS: Final = 10_000
 OUTAGE: Final = (2.0, 6.0)
 """Seconds, shortest and longest."""
+DISK_OUTAGE: Final = (6.0, 14.0)
+"""The same; longer, for on a full disk the log's last page has room for some lines yet."""
 CHANGED: Final = (4.0, 5.0)
 """Values of queue_timeout that reloads with changed settings bring in turn."""
 
@@ -107,6 +109,14 @@ class Disturber:
         """Stop a worker in that state, note whose call it has, and kill it where that is wanted;
         one that stays stopped is the server's to find."""
         end = time.monotonic() + TARGET_SECONDS
+        if state == "idle":
+            self._site.doors.clear()  # where all are busy, none would ever be
+        try:
+            await self._hit(rng, state, signum, end)
+        finally:
+            self._site.doors.set()
+
+    async def _hit(self, rng: random.Random, state: str, signum: int, end: float) -> None:
         while True:
             status = await asyncio.to_thread(self._server.status)
             found = [w["pid"] for w in status["workers"] if w["state"] == state and w["pid"]]
@@ -199,7 +209,7 @@ class Disturber:
     async def _disk_full(self, rng: random.Random) -> None:
         async with self._disk_free:
             await asyncio.to_thread(self._disk.fill)
-            await asyncio.sleep(rng.uniform(*OUTAGE))
+            await asyncio.sleep(rng.uniform(*DISK_OUTAGE))
             await asyncio.to_thread(self._disk.free)
 
     # -- callers

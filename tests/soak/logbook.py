@@ -53,7 +53,12 @@ def _read_line(book: Logbook, line: str) -> None:
         book.faults.append(f"{event}: {entry['traceback'][-1000:]}")
 
 
-def judge(book: Logbook) -> list[str]:
-    """What is wrong with it."""
-    broken = [f"{len(book.broken)} lines of the log are no JSON object: {book.broken[0]!r}"]
-    return [*book.faults, *(broken if book.broken else [])]
+def judge(book: Logbook, full: int) -> list[str]:
+    """What is wrong with it. A disk that gets full may cut one line short; it was `full` so often.
+
+    Another process may go on in that line, which does not know of it.
+    """
+    faults = list(book.faults)
+    if len(book.broken) > full:
+        faults.append(f"{len(book.broken)} lines of the log are no JSON object: {book.broken[0]!r}")
+    return faults

@@ -98,12 +98,21 @@ class Round:
 
 
 ROUND_SECONDS: Final = 180.0
-LEAST_ROUNDS: Final = 3
+LEAST_ROUNDS: Final = 2
 CALM_SHARE: Final = 0.35
 
 
-def rounds(seconds: float) -> list[Round]:
-    """`seconds` in rounds of about ROUND_SECONDS each, at least LEAST_ROUNDS."""
-    count = max(LEAST_ROUNDS, round(seconds / ROUND_SECONDS))
-    each = seconds / count
-    return [Round(each * CALM_SHARE, each * (1 - CALM_SHARE))] * count
+def warm_seconds(seconds: float) -> float:
+    """How long a soak of `seconds` has callers, and no disturbances, before its first quiet."""
+    return min(20.0, 0.15 * seconds)
+
+
+def next_round(seconds: float, elapsed: float, number: int) -> Round | None:
+    """Round `number`, from 1 on, of a soak of `seconds`; None: it is over.
+
+    Rounds take about ROUND_SECONDS each, or what makes LEAST_ROUNDS of a short soak.
+    """
+    if number > LEAST_ROUNDS and elapsed >= seconds:
+        return None
+    each = min(ROUND_SECONDS, (seconds - warm_seconds(seconds)) / LEAST_ROUNDS)
+    return Round(each * CALM_SHARE, each * (1 - CALM_SHARE))

@@ -42,7 +42,7 @@ SECRETS: Final = (KEY, REPLY, LONG[:40], QUESTION, STORY, *PHRASES)
 class Options:
     seconds: float
     seed: int
-    mean_gap: float = 1.0
+    mean_gap: float
 
 
 class Crowd:
@@ -72,6 +72,7 @@ class Crowd:
         while True:
             call = next(self._plan)
             await asyncio.sleep(call.gap)
+            await self._site.doors.wait()
             async with self._room:
                 pass  # no further ahead of what the room takes
             self.call(call.part, call.seed)
@@ -98,6 +99,8 @@ class Soak:
         self._crowd = Crowd(self._site, options)
         self._disturber = Disturber(self._site, self._server, self._model, disk, self._crowd.call)
         self._disturbances = plan.disturbances(options.seed)
+        self._site.doors.set()
+        self._rounds = 0
         self._began = time.monotonic()
         self._result = Result(options.seed, disk=disk.kind, conditions=conditions())
 
@@ -107,10 +110,9 @@ class Soak:
         try:
             await asyncio.to_thread(self._server.until_serving)
             self._tell("serving")
-            for number, part in enumerate(plan.rounds(self._options.seconds), 1):
+            await self._round(plan.Round(plan.warm_seconds(self._options.seconds), 0))
+            while part := self._next_round():
                 await self._round(part)
-                told = growth_line(result.prints[-1]) if result.prints else ""
-                self._tell(f"round {number}: {self._crowd.started} calls; {told}")
             await self._drain()
         finally:
             self._server.close()
@@ -119,10 +121,16 @@ class Soak:
         self._close()
         return result
 
+    def _next_round(self) -> plan.Round | None:
+        self._rounds += 1
+        return plan.next_round(self._options.seconds, time.monotonic() - self._began, self._rounds)
+
     async def _round(self, part: plan.Round) -> None:
+        """Calm callers, disturbed ones for as long as it says, and a quiet moment."""
         callers = asyncio.create_task(self._crowd.come())
         await asyncio.sleep(part.calm)
-        await self._break(part.disturbed)
+        if part.disturbed:
+            await self._break(part.disturbed)
         callers.cancel()
         await asyncio.gather(callers, return_exceptions=True)
         await self._disturber.calm()
@@ -141,20 +149,21 @@ class Soak:
         """Wait until all is as it was in the first quiet moment; note how it is."""
         first = self._result.prints[0].counts if self._result.prints else None
         end = time.monotonic() + QUIET_SECONDS
-        print_: Footprint | None = None
+        footprint: Footprint | None = None
         before: dict[str, int] | None = None
         while time.monotonic() < end:
-            print_ = await asyncio.to_thread(self._look) or print_
+            footprint = await asyncio.to_thread(self._look) or footprint
             # The first quiet moment is one that lasts: what closes late has been closed.
-            if print_ is not None and print_.counts == (first or before):
+            if footprint is not None and footprint.counts == (first or before):
                 break
-            before = print_.counts if print_ is not None else None
+            before = footprint.counts if footprint is not None else None
             await asyncio.sleep(LOOK_SECONDS if first else 4 * LOOK_SECONDS)
-        if print_ is None:
+        if footprint is None:
             status = await asyncio.to_thread(self._server.status)
             self._result.faults.append(f"it never was quiet: {status['pool']}")
         else:
-            self._result.prints.append(print_)
+            self._result.prints.append(footprint)
+            self._tell(_line(footprint))
 
     def _look(self) -> Footprint | None:
         try:
@@ -247,7 +256,7 @@ class Soak:
         result.log = logbook.read(self._disk.path, SECRETS)
         result.faults += self._disturber.faults
         result.faults += growth.judge(result.prints) if result.prints else []
-        result.faults += logbook.judge(result.log)
+        result.faults += logbook.judge(result.log, result.disturbances[Disturbance.DISK_FULL])
         never = [kind for kind in Disturbance if not result.disturbances[kind]]
         result.faults += [f"never happened: {kind}" for kind in never]
         if len(result.faults) > FAULTS_TOLD:
@@ -263,7 +272,10 @@ async def _exchange(client: Client) -> None:
     assert done.response["status"] == "completed", done.response
 
 
-def growth_line(print_: Footprint) -> str:
+def _line(footprint: Footprint) -> str:
     """For whoever watches."""
-    held = print_.holdings["supervisor"]
-    return f"{print_.processes} processes, supervisor {held.fds} fds, {held.pss >> 10} KiB"
+    held = footprint.holdings["supervisor"]
+    return (
+        f"quiet after {footprint.at:.0f} s and {footprint.calls} calls: {footprint.processes} "
+        f"processes; the supervisor has {held.fds} descriptors and {held.pss >> 10} KiB"
+    )

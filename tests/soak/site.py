@@ -95,7 +95,10 @@ class Site:
     """Voice to voice: from the end of a caller's words to the reply's first sound."""
     interrupted: Counter[str] = field(default_factory=Counter)
     """How replies ended into which somebody spoke."""
+    doors: asyncio.Event = field(default_factory=asyncio.Event)
+    """While set, callers of the plan come; cleared by who needs a moment without."""
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    """The server has been told to end, and is about to."""
 
     def sample(self, samples: Samples, began: float, ended: float) -> None:
         """A wait, both on time.monotonic."""
