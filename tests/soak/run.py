@@ -259,6 +259,8 @@ class Soak:
         result.faults += logbook.judge(result.log, result.disturbances[Disturbance.DISK_FULL])
         never = [kind for kind in Disturbance if not result.disturbances[kind]]
         result.faults += [f"never happened: {kind}" for kind in never]
+        absent = set(Part) - {call.part for call in result.ended}
+        result.faults += [f"no caller came who {part}" for part in absent]
         if len(result.faults) > FAULTS_TOLD:
             more = len(result.faults) - FAULTS_TOLD
             result.faults[FAULTS_TOLD:] = [f"and {more} more"]
