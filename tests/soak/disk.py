@@ -85,6 +85,7 @@ class StalledReader:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self.path = folder / "voicepool.log"
+        self.path.touch()
         reading, self._writing = os.pipe()
         self._reads = threading.Event()
         self._reads.set()

@@ -6,6 +6,7 @@ What a draw hits depends on the moment (which worker is idle), the sequence of d
 from __future__ import annotations
 
 import enum
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ CALLERS: Final = (
 """Of each so many until all have had their turn."""
 
 BURST_SIZE: Final = (14, 22)
-MOST_TURNS: Final = 3
+MOST_TURNS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class Round:
 
     calm: float
     disturbed: float
+    disturbances: int
 
 
 ROUND_SECONDS: Final = 180.0
@@ -115,4 +117,7 @@ def next_round(seconds: float, elapsed: float, number: int) -> Round | None:
     if number > LEAST_ROUNDS and elapsed >= seconds:
         return None
     each = min(ROUND_SECONDS, (seconds - warm_seconds(seconds)) / LEAST_ROUNDS)
-    return Round(each * CALM_SHARE, each * (1 - CALM_SHARE))
+    # A short soak has time for each kind once.
+    kinds = len(Disturbance)
+    count = kinds if each == ROUND_SECONDS else math.ceil(kinds / LEAST_ROUNDS)
+    return Round(each * CALM_SHARE, each * (1 - CALM_SHARE), count)

@@ -110,7 +110,7 @@ class Soak:
         try:
             await asyncio.to_thread(self._server.until_serving)
             self._tell("serving")
-            await self._round(plan.Round(plan.warm_seconds(self._options.seconds), 0))
+            await self._round(plan.Round(plan.warm_seconds(self._options.seconds), 0, 0))
             while part := self._next_round():
                 await self._round(part)
             await self._drain()
@@ -129,18 +129,17 @@ class Soak:
         """Calm callers, disturbed ones for as long as it says, and a quiet moment."""
         callers = asyncio.create_task(self._crowd.come())
         await asyncio.sleep(part.calm)
-        if part.disturbed:
-            await self._break(part.disturbed)
+        if part.disturbances:
+            await self._break(part.disturbed / part.disturbances, part.disturbances)
         callers.cancel()
         await asyncio.gather(callers, return_exceptions=True)
         await self._disturber.calm()
         await self._crowd.gone()
         await self._quiet()
 
-    async def _break(self, seconds: float) -> None:
-        """Every kind of disturbance once at least, in about that time."""
-        pause = seconds / len(Disturbance)
-        for _ in Disturbance:
+    async def _break(self, pause: float, count: int) -> None:
+        """So many disturbances, each `pause` seconds at least after the one before."""
+        for _ in range(count):
             began = time.monotonic()
             await self._disturber.disturb(*next(self._disturbances))
             await asyncio.sleep(max(0.0, began + pause - time.monotonic()))
