@@ -24,6 +24,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("minutes", nargs="?", type=float, default=30.0, help="30 by default")
     parser.add_argument("--seed", type=int, default=1, help="of all choices; 1 by default")
     parser.add_argument("--gap", type=float, default=1.5, help="mean seconds between callers")
+    parser.add_argument("--tls", action="store_true", help="call by TLS, through the relay")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the report there too")
     parser.add_argument(
         "--disk",
@@ -47,7 +48,7 @@ def main() -> int:
         disk: LogDisk = small_disk(place) if given.disk == "small" else PlainDisk(place)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        options = Options(given.minutes * 60, given.seed, given.gap)
+        options = Options(given.minutes * 60, given.seed, given.gap, given.tls)
         soak = Soak(options, here, disk, lambda line: print(line, file=sys.stderr, flush=True))
         try:
             result = asyncio.run(soak.run())

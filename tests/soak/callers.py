@@ -27,7 +27,7 @@ async def play(site: Site, part: Part, seed: int) -> Ended:
     except Refused as refused:
         return Ended(part, Outcome.REFUSED, asked, detail=refused.reason)
     except BrokenOff as broken:
-        shot = broken.port in site.shot
+        shot = site.was_shot(broken.port)
         # Accepted and shot before it could say 101: the server counts it among the accepted.
         opened = broken.opened or shot
         outcome = Outcome.CUT if shot else Outcome.WRONG

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -173,7 +174,7 @@ async def calling(site: Site) -> AsyncIterator[Client]:
     try:
         await loop.sock_connect(sock, site.address)
         port: int = sock.getsockname()[1]
-        websocket = await _open(sock, port)
+        websocket = await _open(sock, port, site.trust)
     except BaseException:
         sock.close()
         raise
@@ -190,12 +191,14 @@ async def calling(site: Site) -> AsyncIterator[Client]:
         raise client.broken()
 
 
-async def _open(sock: socket.socket, port: int) -> ClientConnection:
+async def _open(sock: socket.socket, port: int, trust: ssl.SSLContext | None) -> ClientConnection:
     host, server_port = sock.getpeername()
+    scheme = "wss" if trust else "ws"
     try:
         return await connect(
-            f"ws://{host}:{server_port}{PATH}",
+            f"{scheme}://{host}:{server_port}{PATH}",
             sock=sock,
+            ssl=trust,
             proxy=None,
             compression=None,
             additional_headers={"Authorization": f"Bearer {KEY}"},

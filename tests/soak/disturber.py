@@ -65,6 +65,8 @@ class Disturber:
         self._model_free = asyncio.Lock()
         self._disk_free = asyncio.Lock()
         self._changed = 0
+        self._shot: set[int] = set()
+        """Workers, by number."""
         self._acts: Mapping[Disturbance, Callable[[random.Random], Awaitable[None]]] = {
             Disturbance.KILL_IDLE: lambda rng: self._shoot(rng, "idle", signal.SIGKILL),
             Disturbance.KILL_SERVING: lambda rng: self._shoot(rng, "serving", signal.SIGKILL),
@@ -119,10 +121,16 @@ class Disturber:
     async def _hit(self, rng: random.Random, state: str, signum: int, end: float) -> None:
         while True:
             status = await asyncio.to_thread(self._server.status)
-            found = [w["pid"] for w in status["workers"] if w["state"] == state and w["pid"]]
-            if found and await self._stop(pid := rng.choice(found)):
+            found = [
+                w
+                for w in status["workers"]
+                # One that stays stopped keeps its state until the server loses patience with it.
+                if w["state"] == state and w["pid"] and w["worker"] not in self._shot
+            ]
+            if found and await self._stop((target := rng.choice(found))["pid"]):
+                self._shot.add(target["worker"])
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signum)
+                    os.kill(target["pid"], signum)
                 return
             if time.monotonic() > end:
                 raise NoTarget
@@ -136,12 +144,19 @@ class Disturber:
             # The signal takes effect when the kernel next looks; until then it could still accept.
             await _until_stopped(process)
             connections = process.net_connections("tcp")
+            if self._site.trust is not None:
+                self._site.shot_in_call += await self._has_caller(pid)
         except psutil.Error:
             return False
         ports = {c.raddr.port for c in connections if c.raddr and c.laddr.port == self._server.port}
         self._site.shot |= ports
         self._site.shot_in_call += bool(ports)
         return True
+
+    async def _has_caller(self, pid: int) -> bool:
+        """Whether a stopped worker has taken a caller, by the supervisor's word."""
+        status = await asyncio.to_thread(self._server.status)
+        return any(w["pid"] == pid and w["state"] == "serving" for w in status["workers"])
 
     async def _kill_zygote(self, rng: random.Random) -> None:
         before = await asyncio.to_thread(self._server.status)

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 MIB: Final = 1 << 20
-MEMORY_BOUND: Final = {"supervisor": 6 * MIB, "zygote": 12 * MIB, "worker": 8 * MIB}
+MEMORY_BOUND: Final = {
+    "supervisor": 6 * MIB,
+    "zygote": 12 * MIB,
+    "worker": 8 * MIB,
+    "relay": 6 * MIB,
+}
 """The most that a role may grow, by the fitted slope over the whole run and from the first quiet
 moment to the last. A leak of 1 KiB a call is above the first after some 6000 calls."""
 
@@ -34,7 +39,7 @@ class Footprint:
     files: int
     """In the runtime directory."""
     holdings: Mapping[str, Holding]
-    """By role: supervisor, zygote, worker."""
+    """By role: supervisor, zygote, worker, and under TLS relay."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -78,6 +83,7 @@ def memory(prints: Sequence[Footprint]) -> list[Growth]:
             bound,
         )
         for role, bound in MEMORY_BOUND.items()
+        if role in prints[0].holdings
     ]
 
 

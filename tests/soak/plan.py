@@ -56,7 +56,7 @@ CALLERS: Final = (
 """Of each so many until all have had their turn."""
 
 BURST_SIZE: Final = (14, 22)
-MOST_TURNS: Final = 2
+MOST_TURNS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)

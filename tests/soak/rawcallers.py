@@ -34,7 +34,7 @@ PROBES: Final[tuple[tuple[str, bool, tuple[int, ...]], ...]] = (
 @asynccontextmanager
 async def dialled(site: Site) -> AsyncIterator[tuple[StreamReader, StreamWriter]]:
     """A TCP connection; broken off at the end, with an RST where something is left unread."""
-    reader, writer = await asyncio.open_connection(*site.address)
+    reader, writer = await asyncio.open_connection(*site.address, ssl=site.trust)
     try:
         yield reader, writer
     finally:
@@ -49,8 +49,9 @@ def _event(kind: str, **fields: Any) -> bytes:
 
 async def absent(site: Site, rng: random.Random) -> Ended:
     """Connects, and sends nothing."""
-    async with dialled(site):
-        await asyncio.sleep(rng.uniform(0, 1))
+    _, writer = await asyncio.open_connection(*site.address)  # under TLS not even its hello
+    await asyncio.sleep(rng.uniform(0, 1))
+    writer.transport.abort()
     return Ended(Part.ABSENT, Outcome.NO_CALL, asked=False)
 
 

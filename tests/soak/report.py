@@ -136,9 +136,7 @@ def _growth(prints: Sequence[Footprint]) -> Iterator[str]:
         held = p.holdings.values()
         cells = [f"{h.fds} / {h.threads} / {h.pss / MIB:.1f}" for h in held]
         rows.append([f"{p.at:.0f} s", p.calls, p.processes, p.files, *cells])
-    yield from _table(
-        ["quiet at", "calls", "processes", "files", "supervisor", "zygote", "worker"], rows
-    )
+    yield from _table(["quiet at", "calls", "processes", "files", *prints[0].holdings], rows)
     yield ""
     yield "Cells of processes: descriptors / threads / PSS in MiB; of idle workers the mean."
     if len(prints) > 1:

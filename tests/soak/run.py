@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class Options:
     seconds: float
     seed: int
     mean_gap: float
+    tls: bool = False
 
 
 class Crowd:
@@ -94,8 +96,8 @@ class Soak:
         self._tell = tell
         self._model = ModelServer()
         self._model.start()
-        self._server = Server(folder, disk, self._model)
-        self._site = Site(("127.0.0.1", self._server.port))
+        self._server = Server(folder, disk, self._model, tls=options.tls)
+        self._site = Site(("127.0.0.1", self._server.port), _trust(self._server))
         self._crowd = Crowd(self._site, options)
         self._disturber = Disturber(self._site, self._server, self._model, disk, self._crowd.call)
         self._disturbances = plan.disturbances(options.seed)
@@ -263,6 +265,10 @@ class Soak:
         if len(result.faults) > FAULTS_TOLD:
             more = len(result.faults) - FAULTS_TOLD
             result.faults[FAULTS_TOLD:] = [f"and {more} more"]
+
+
+def _trust(server: Server) -> ssl.SSLContext | None:
+    return server.certificate.trust if server.certificate else None
 
 
 async def _exchange(client: Client) -> None:

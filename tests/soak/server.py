@@ -17,6 +17,7 @@ from typing import Any, Final
 import psutil
 
 from benchmarks.processes import pss_bytes
+from tests.certificates import Authority
 from tests.soak.disk import LogDisk
 from tests.soak.growth import Footprint, Holding
 from tests.soak.model import NAME
@@ -80,12 +81,13 @@ class ModelServer:
 class Server:
     """`voicepool start` with a configuration file, its log on `disk`."""
 
-    def __init__(self, folder: Path, disk: LogDisk, model: ModelServer) -> None:
+    def __init__(self, folder: Path, disk: LogDisk, model: ModelServer, *, tls: bool) -> None:
         self.port = free_port()
         self.config = folder / "voicepool.toml"
         self.runtime = folder / "runtime"
         self._model = model
         self._log = disk.path
+        self.certificate = Authority(folder).issue() if tls else None
         self.configure()
         self._marker = f"SOAK_MARK={uuid.uuid4()}"
         name, _, value = self._marker.partition("=")
@@ -105,7 +107,12 @@ class Server:
     def configure(self, **pool: Any) -> None:
         """Write the settings, with these of [pool] instead of the usual ones."""
         tables: dict[str, Mapping[str, Any]] = {
-            "server": {"port": self.port, "runtime_dir": str(self.runtime), "api_keys": [KEY]},
+            "server": {
+                "port": self.port,
+                "runtime_dir": str(self.runtime),
+                "api_keys": [KEY],
+                **(self.certificate.settings if self.certificate else {}),
+            },
             "pool": {**POOL, **pool},
             "budget": {"gpus": "none"},
             "speech": {"profile": "embedded"},
@@ -134,10 +141,11 @@ class Server:
     def status(self) -> dict[str, Any]:
         """Raises CallError where it is not to be had, even at a second try: a machine with too much
         to do is no fault of the server's."""
-        url = f"ws://127.0.0.1:{self.port}"
+        cafile = self.certificate.ca if self.certificate else None
+        url = f"{'wss' if cafile else 'ws'}://127.0.0.1:{self.port}"
         with contextlib.suppress(CallError):
-            return fetch(url, KEY)
-        return fetch(url, KEY)
+            return fetch(url, KEY, cafile)
+        return fetch(url, KEY, cafile)
 
     def until_serving(self) -> None:
         """Wait until all workers are warm."""
@@ -168,6 +176,7 @@ class Server:
         status = self.status()
         supervisor, zygote = self.process.pid, status["server"]["zygote"]["pid"]
         workers = [_holding(worker["pid"]) for worker in status["workers"]]
+        relay = status["server"]["relay"]
         descendants = psutil.Process(supervisor).children(recursive=True)
         return Footprint(
             at=time.monotonic() - began,
@@ -177,6 +186,7 @@ class Server:
             holdings={
                 "supervisor": _holding(supervisor),
                 "zygote": _holding(zygote),
+                **({"relay": _holding(relay["pid"])} if relay else {}),
                 "worker": Holding(
                     fds=max(held.fds for held in workers),
                     threads=max(held.threads for held in workers),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import ssl
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -83,10 +84,15 @@ class Site:
     """Where it all happens."""
 
     address: tuple[str, int]
+    trust: ssl.SSLContext | None = None
+    """How to call a server that speaks TLS."""
     sounds: list[Sound] = field(default_factory=lambda: [_sound(phrase) for phrase in PHRASES])
     shot: set[int] = field(default_factory=set)
     """Ports of the callers whose worker was killed or stopped."""
     shot_in_call: int = 0
+    """Workers shot that had a caller's connection."""
+    cut: int = 0
+    """Calls that `was_shot` was asked for under TLS."""
     model_away: Windows = field(default_factory=Windows)
     disturbed: Windows = field(default_factory=Windows)
     connects: Samples = field(default_factory=Samples)
@@ -99,6 +105,16 @@ class Site:
     """While set, callers of the plan come; cleared by who needs a moment without."""
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     """The server has been told to end, and is about to."""
+
+    def was_shot(self, port: int) -> bool:
+        """Whether the worker of the caller with this port, whose connection broke, was shot.
+
+        Behind a relay no port leads to a worker: as many connections may break as were shot.
+        """
+        if self.trust is None:
+            return port in self.shot
+        self.cut += 1
+        return self.cut <= self.shot_in_call
 
     def sample(self, samples: Samples, began: float, ended: float) -> None:
         """A wait, both on time.monotonic."""
