@@ -19,6 +19,7 @@ from tests.soak.account import Books, Ended, Outcome
 from tests.soak.disk import StalledReader
 from tests.soak.growth import MIB, Footprint, Holding
 from tests.soak.plan import Disturbance, Part
+from tests.soak.report import Result, markdown
 
 ROOT = Path(__file__).parent.parent
 MINUTES = "0.4"
@@ -35,6 +36,13 @@ def test_every_call_is_accounted_for_and_nothing_grows(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     assert report.read_text().startswith("**PASS**")
+
+
+def test_a_report_says_first_whether_all_is_well() -> None:
+    assert markdown(Result(seed=1)).startswith("**PASS**")
+    failed = markdown(Result(seed=1, faults=["a call is missing"]))
+    assert failed.startswith("**FAIL**")
+    assert "\n- a call is missing\n" in failed
 
 
 # --- the plan --------------------------------------------------------------------------------

@@ -7,11 +7,19 @@ import asyncio
 import resource
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
-from tests.soak.disk import LogDisk, PlainDisk, small_disk
+from tests.soak.disk import LogDisk, PlainDisk, StalledReader, small_disk
 from tests.soak.report import markdown
 from tests.soak.run import Options, Soak
+
+DISKS: Final[Mapping[str, Callable[[Path], LogDisk]]] = {
+    "small": small_disk,
+    "pipe": StalledReader,
+    "plain": PlainDisk,
+}
 
 
 def arguments() -> argparse.Namespace:
@@ -28,10 +36,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the report there too")
     parser.add_argument(
         "--disk",
-        choices=("small", "plain"),
+        choices=list(DISKS),
         default="small",
-        help="where the log goes: a small disk that fills up (as root; else a pipe that stalls), "
-        "or a plain file",
+        help="where the log goes: a small disk that fills up (as root; else a pipe), a pipe whose "
+        "reader stalls, or a plain file",
     )
     given = parser.parse_args()
     if given.minutes <= 0 or given.gap <= 0:
@@ -45,7 +53,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="voicepool-soak-") as folder:
         here = Path(folder)
         place = here / "log"
-        disk: LogDisk = small_disk(place) if given.disk == "small" else PlainDisk(place)
+        disk = DISKS[given.disk](place)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         options = Options(given.minutes * 60, given.seed, given.gap, given.tls)

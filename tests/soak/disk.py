@@ -80,7 +80,7 @@ class SmallDisk:
 class StalledReader:
     """For those who may not mount: a pipe whose reader stops reading, and so never an ENOSPC."""
 
-    kind = "a pipe whose reader stalls (mounting a small disk is not allowed here)"
+    kind = "a pipe whose reader stalls"
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()

@@ -66,9 +66,11 @@ def markdown(result: Result) -> str:
 
 def _head(result: Result) -> Iterator[str]:
     verdict = "PASS" if result.passed else "FAIL"
-    yield f"**{verdict}**: {result.seconds / 60:.1f} min, seed {result.seed}, "
-    yield f"{result.started} calls, {result.disturbances.total()} disturbances."
-    yield ", ".join(f"{name} {value}" for name, value in result.conditions.items()) + "."
+    conditions = ", ".join(f"{name} {value}" for name, value in result.conditions.items())
+    yield (
+        f"**{verdict}**: {result.seconds / 60:.1f} min, seed {result.seed}, {result.started} calls, "
+        f"{result.disturbances.total()} disturbances. When it began: {conditions}."
+    )
     if result.faults:
         yield ""
         yield from (f"- {fault}" for fault in result.faults)
@@ -131,6 +133,8 @@ def _latency(result: Result) -> Iterator[str]:
 
 
 def _growth(prints: Sequence[Footprint]) -> Iterator[str]:
+    if not prints:
+        return
     rows: list[list[object]] = []
     for p in prints:
         held = p.holdings.values()
