@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import threading
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import BinaryIO, Final, Protocol
 
 DISK_BYTES: Final = 8 << 20
 _BLOCK: Final = 1 << 16
+_PIPE_BYTES: Final = 1 << 12
+"""Some lines: the smallest that a pipe can be (fcntl(2))."""
 _CLONE_NEWNS: Final = 0x00020000
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 _MNT_DETACH: Final = 2
@@ -87,6 +90,7 @@ class StalledReader:
         self.path = folder / "voicepool.log"
         self.path.touch()
         reading, self._writing = os.pipe()
+        fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._reads = threading.Event()
         self._reads.set()
         self._thread = threading.Thread(target=self._copy, args=(os.fdopen(reading, "rb", 0),))

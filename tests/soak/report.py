@@ -68,8 +68,8 @@ def _head(result: Result) -> Iterator[str]:
     verdict = "PASS" if result.passed else "FAIL"
     conditions = ", ".join(f"{name} {value}" for name, value in result.conditions.items())
     yield (
-        f"**{verdict}**: {result.seconds / 60:.1f} min, seed {result.seed}, {result.started} calls, "
-        f"{result.disturbances.total()} disturbances. When it began: {conditions}."
+        f"**{verdict}**: {result.seconds / 60:.1f} min, seed {result.seed}, "
+        f"{result.started} calls, {result.disturbances.total()} disturbances. When it began: {conditions}."
     )
     if result.faults:
         yield ""
