@@ -69,7 +69,8 @@ def _head(result: Result) -> Iterator[str]:
     conditions = ", ".join(f"{name} {value}" for name, value in result.conditions.items())
     yield (
         f"**{verdict}**: {result.seconds / 60:.1f} min, seed {result.seed}, "
-        f"{result.started} calls, {result.disturbances.total()} disturbances. When it began: {conditions}."
+        f"{result.started} calls, {result.disturbances.total()} disturbances. "
+        f"When it began: {conditions}."
     )
     if result.faults:
         yield ""
