@@ -175,7 +175,7 @@ class Server:
         """What it holds now. Raises psutil.Error and OSError where a process ends meanwhile."""
         status = self.status()
         supervisor, zygote = self.process.pid, status["server"]["zygote"]["pid"]
-        workers = [_holding(worker["pid"]) for worker in status["workers"]]
+        workers = [_holding(w["pid"], self._model.port) for w in status["workers"]]
         relay = status["server"]["relay"]
         descendants = psutil.Process(supervisor).children(recursive=True)
         return Footprint(
@@ -213,9 +213,13 @@ def is_quiet(status: Mapping[str, Any]) -> bool:
     return idle and nobody and len(workers) == pool["workers"]
 
 
-def _holding(pid: int) -> Holding:
+def _holding(pid: int, model_port: int = 0) -> Holding:
+    """A connection to the model server is not counted: a worker keeps one for its caller where the
+    reply of its rehearsal was complete before it was cancelled."""
     process = psutil.Process(pid)
-    return Holding(process.num_fds(), process.num_threads(), pss_bytes([pid]))
+    connections = process.net_connections("tcp") if model_port else []
+    kept = sum(bool(c.raddr) and c.raddr.port == model_port for c in connections)
+    return Holding(process.num_fds() - kept, process.num_threads(), pss_bytes([pid]))
 
 
 def _toml(value: Any) -> str:
