@@ -23,6 +23,8 @@ class LogDisk(Protocol):
     """Where the log goes."""
 
     kind: str
+    fills: bool
+    """Whether `fill` does anything."""
     path: Path
     """The log as it can be read at the end."""
 
@@ -47,6 +49,7 @@ class SmallDisk:
     it is gone with the process. Raises OSError where that is not allowed."""
 
     kind = f"a tmpfs of {DISK_BYTES >> 20} MiB, filled up"
+    fills = True
 
     def __init__(self, folder: Path) -> None:
         self._libc = libc = ctypes.CDLL(None, use_errno=True)
@@ -84,6 +87,7 @@ class StalledReader:
     """For those who may not mount: a pipe whose reader stops reading, and so never an ENOSPC."""
 
     kind = "a pipe whose reader stalls"
+    fills = True
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -124,6 +128,7 @@ class PlainDisk:
     """A file on a disk that does not fill up: for a run to compare with."""
 
     kind = "a plain file"
+    fills = False
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()

@@ -86,6 +86,8 @@ class Disturber:
         """One disturbance; returns once it has happened, or an outage has begun."""
         with self._site.disturbed.open():
             try:
+                if kind is Disturbance.DISK_FULL and not self._disk.fills:
+                    return
                 await self._acts[kind](random.Random(seed))
                 self.done[kind] += 1
             except NoTarget:

@@ -258,7 +258,10 @@ class Soak:
         result.faults += self._disturber.faults
         result.faults += growth.judge(result.prints) if result.prints else []
         result.faults += logbook.judge(result.log, result.disturbances[Disturbance.DISK_FULL])
-        never = [kind for kind in Disturbance if not result.disturbances[kind]]
+        wanted = set(Disturbance)
+        if not self._disk.fills:
+            wanted.remove(Disturbance.DISK_FULL)
+        never = wanted - result.disturbances.keys()
         result.faults += [f"never happened: {kind}" for kind in never]
         absent = set(Part) - {call.part for call in result.ended}
         result.faults += [f"no caller came who {part}" for part in absent]
