@@ -188,7 +188,7 @@ def test_a_log_is_read_for_what_it_must_not_hold(tmp_path: Path) -> None:
         + line("warm-up failed", "error", traceback="expected")
         + line("broken", "error", traceback="Boom")
         + line("told", said="the secret")
-        + '{"event": "cut sh\n'
+        + '{"event": "cut sh{"event": "another process", "level": "info"}\n\n'
     )
     book = logbook.read(path, ["the secret"])
     assert (book.lines, book.dropped, len(book.broken)) == (6, 3, 1)

@@ -31,7 +31,7 @@ def read(path: Path, secrets: Sequence[str]) -> Logbook:
     """The log at `path`; `secrets` must not be in it."""
     book = Logbook()
     with path.open(errors="replace") as log:
-        for line in log:
+        for line in filter(str.strip, log):
             book.lines += 1
             book.faults += [f"the log holds {s!r}: {line[:200]}" for s in secrets if s in line]
             _read_line(book, line)
@@ -56,7 +56,8 @@ def _read_line(book: Logbook, line: str) -> None:
 def judge(book: Logbook, full: int) -> list[str]:
     """What is wrong with it. A disk that gets full may cut one line short; it was `full` so often.
 
-    Another process may go on in that line, which does not know of it.
+    Another process may go on in that line, which does not know of it; then the end that the first
+    one makes of it is an empty line, which is none.
     """
     faults = list(book.faults)
     if len(book.broken) > full:
