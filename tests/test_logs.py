@@ -7,7 +7,9 @@ import json
 import logging
 import os
 import re
+import resource
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,6 +200,28 @@ def test_a_reader_that_stalls_costs_lines_and_not_the_server(
     assert before + lost["count"] == 5000
     assert logs.lines_dropped() - dropped == lost["count"]
     assert last["event"] == "read on"
+
+
+def test_a_full_disk_costs_lines_that_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "voicepool.log"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    logs.configure("info", "json", fd=fd)
+    log.info("before")
+    # As on a full disk, what is beyond the limit is not written, even of one line.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 40, hard))
+    try:
+        for _ in range(3):
+            log.info("lost")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    log.info("after")
+    os.close(fd)
+    before, cut, dropped, after = path.read_text().splitlines()
+    assert len(cut) == 40
+    told = [json.loads(line) for line in (before, dropped, after)]
+    assert [entry["event"] for entry in told] == ["before", "log lines dropped", "after"]
+    assert told[1]["count"] == 3
 
 
 def test_a_reader_that_is_gone_is_no_error() -> None:

@@ -191,7 +191,8 @@ class _LineHandler(logging.Handler):
 
     A reader that stalls (a pipe into a pager, a terminal on Ctrl-S) must not stall the server:
     after `patience` seconds lines are dropped, without waiting again, until it reads on; the next
-    line is preceded by their count. Nothing is buffered, so a fork duplicates nothing.
+    line is preceded by their count. So it is with a disk that is full; a line that it has cut short
+    is ended before the next one. Nothing is buffered, so a fork duplicates nothing.
     """
 
     patience = 0.1
@@ -204,6 +205,8 @@ class _LineHandler(logging.Handler):
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
         self._dropped = 0
+        self._cut = False
+        """The last of our lines was written in part."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -214,11 +217,11 @@ class _LineHandler(logging.Handler):
                 lost = logging.makeLogRecord({"name": __name__, "levelno": logging.WARNING})
                 lost.levelname, lost.msg = "WARNING", "log lines dropped"
                 vars(lost)["count"] = self._dropped
-                self._dropped = 0
                 self._write(lost)
+                self._dropped = 0
             self._write(record)
         except OSError:
-            # The reader is gone for good; there is nobody left to tell.
+            # The disk is full; or the reader is gone for good, and there is nobody left to tell.
             self._drop()
         except Exception:  # noqa: BLE001 - a log call must never fail its caller
             self.handleError(record)
@@ -232,9 +235,11 @@ class _LineHandler(logging.Handler):
         return any(event & select.POLLOUT for _, event in ready)
 
     def _write(self, record: logging.LogRecord) -> None:
-        line = memoryview((self.format(record) + "\n").encode("utf-8", "backslashreplace"))
+        text = ("\n" if self._cut else "") + self.format(record) + "\n"
+        line = memoryview(text.encode("utf-8", "backslashreplace"))
         while line:
             line = line[os.write(self._fd, line) :]
+            self._cut = bool(line)
 
 
 # --- messages that a client could flood ------------------------------------------------------
