@@ -18,6 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
+from tests import scraping
 from tests.certificates import Authority, Files
 from tests.launch import UNPRIVILEGED
 from tests.nvml.driver import GB, Card, Driver
@@ -386,3 +387,24 @@ def test_status_and_logs_name_no_key_and_no_caller(start_pool: Start) -> None:
         assert KEY not in text
         assert KEY[:12] not in text
         assert "Rumpelstiltskin" not in text
+
+
+
+def test_metrics_name_no_key_and_no_caller(start_pool: Start) -> None:
+    server = start_pool(api_keys=[KEY], admin_keys=[KEY], app="tests.apps.echo:create")
+    authorization = {"Authorization": f"Bearer {KEY}"}
+    with server.call(additional_headers=authorization) as caller:
+        hello = json.loads(caller.recv(timeout=DEADLINE))
+        caller.send("my name is Rumpelstiltskin")
+        caller.recv(timeout=DEADLINE)
+    server.get("/status", Authorization="Bearer Rumpelstiltskin")
+    server.get("/Rumpelstiltskin", **authorization)
+    server.logged("call ended")
+    status, _, text = scraping.get(server, **authorization)
+    assert status == 200
+    seen = scraping.parse(text)
+    assert seen.of("refusals_total")["invalid_api_key"] == 1, "so what follows is of this server"
+    _, host, port, identity = hello["caller"]
+    assert str(port) not in re.findall(r"\d+", " ".join(seen))  # names and labels
+    for word in (host, identity, KEY, "Rumpelstiltskin"):
+        assert word not in text
