@@ -389,7 +389,6 @@ def test_status_and_logs_name_no_key_and_no_caller(start_pool: Start) -> None:
         assert "Rumpelstiltskin" not in text
 
 
-
 def test_metrics_name_no_key_and_no_caller(start_pool: Start) -> None:
     server = start_pool(api_keys=[KEY], admin_keys=[KEY], app="tests.apps.echo:create")
     authorization = {"Authorization": f"Bearer {KEY}"}
