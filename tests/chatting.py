@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import struct
 import threading
@@ -11,14 +12,24 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar
 
+import pytest
+
 from tests.llm_http import DEADLINE
 from tests.ollama_server import OllamaServer
 from voicepool.engines import ollama
 from voicepool.engines.base import ChatDelta, ChatRequest, LanguageModel, Message, Role, TextDelta
+from voicepool.engines.chat import retrying
 from voicepool.engines.ollama.engine import OllamaModel
+from voicepool.logs import FloodGuard
 
 SECRET = "my pin is 4711"
 """What a caller says and nobody else may read."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_logged_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For every module that imports it: what other tests have logged keeps no line back."""
+    monkeypatch.setattr(retrying, "flood", FloodGuard(logging.getLogger(retrying.__name__)))
 
 
 class ClosableModel(LanguageModel, Protocol):

@@ -42,7 +42,11 @@ def parse(text: str) -> Scrape:
 
 def get(server: PoolServer, method: str = "GET", **headers: str) -> tuple[int, str, str]:
     """Status, content type, body."""
-    connection = http.client.HTTPConnection(*server.address, timeout=DEADLINE)
+    connection = (
+        http.client.HTTPSConnection(*server.address, timeout=DEADLINE, context=server.trust)
+        if server.trust
+        else http.client.HTTPConnection(*server.address, timeout=DEADLINE)
+    )
     try:
         connection.request(method, "/metrics", headers=headers)
         response = connection.getresponse()

@@ -209,6 +209,17 @@ def test_ports_and_probes_are_those_of_voicepool(
     }
 
 
+def test_containers_have_keys_for_calls_and_for_looking_inside(
+    compose: dict[str, Any], pod: dict[str, Any]
+) -> None:
+    (server,) = pod["containers"]
+    for names in (
+        {variable["name"] for variable in server["env"]},
+        set(compose["services"]["voicepool"]["environment"]),
+    ):
+        assert {"VOICEPOOL_API_KEYS", "VOICEPOOL_ADMIN_KEYS"} <= names
+
+
 def test_every_reference_in_the_manifests_has_its_object(
     manifests: dict[str, dict[str, Any]], pod: dict[str, Any]
 ) -> None:

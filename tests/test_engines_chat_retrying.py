@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.chatting import nothing_was_logged_before
 from voicepool.engines.base import ChatDelta, TextDelta
 from voicepool.engines.chat.retrying import Patience, ServerFailed, persist, persist_until_first
+
+__all__ = ["nothing_was_logged_before"]
 
 
 def patience(seconds: float = 60.0) -> Patience:
@@ -117,3 +120,13 @@ async def test_closing_a_stream_closes_the_attempt() -> None:
     assert attempts.closed == 0
     await deltas.aclose()
     assert attempts.closed == 1
+
+
+async def test_a_caller_who_asks_again_and_again_floods_no_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for _ in range(1000):
+        attempts = Attempts(ServerFailed("the key is wrong"))
+        with pytest.raises(ServerFailed):
+            await anext(persist_until_first(attempts.stream, explain, patience()))
+    assert 0 < len(caplog.records) < 20

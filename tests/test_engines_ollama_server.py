@@ -17,6 +17,7 @@ from tests.chatting import (
     hangs_up_once,
     hear,
     long_talk,
+    nothing_was_logged_before,
     ollama_model,
     say,
 )
@@ -32,6 +33,8 @@ from voicepool.engines.base import (
 from voicepool.engines.chat import retrying
 from voicepool.engines.chat.prompt import SYSTEM_PROMPT
 from voicepool.errors import EngineError, EngineUnavailable
+
+__all__ = ["nothing_was_logged_before"]
 
 WEATHER = Tool("weather", "The weather.")
 

@@ -17,6 +17,7 @@ from tests.chatting import (
     free_port,
     hear,
     long_talk,
+    nothing_was_logged_before,
     reading,
     say,
     text_of,
@@ -38,6 +39,8 @@ from voicepool.engines.chat.prompt import SYSTEM_PROMPT
 from voicepool.engines.openai_chat.engine import OpenAIModel
 from voicepool.engines.openai_chat.options import Options
 from voicepool.errors import ConfigError, EngineError, EngineUnavailable
+
+__all__ = ["nothing_was_logged_before"]
 
 WEATHER = Tool("weather", "The weather.", {"type": "object", "properties": {"city": {}}})
 

@@ -158,7 +158,7 @@ def test_a_server_is_scraped_as_we_ship_it(
     start_pool: Callable[..., PoolServer], tmp_path: Path
 ) -> None:
     """With its key; and it has all that the rules and the dashboard ask for."""
-    server = start_pool(workers=1, api_keys=[KEY])
+    server = start_pool(workers=1, admin_keys=[KEY])
     prometheus = Prometheus(tmp_path, ["{}:{}".format(*server.address)], KEY)
     try:
         prometheus.until(lambda: prometheus.query("voicepool_ready == 1"), "scraped the server")

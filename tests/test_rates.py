@@ -13,11 +13,13 @@ from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import ClientConnection
 
 from tests.pools import DEADLINE, PoolServer, hello
-from tests.rawhttp import Answer, exchange, upgrade
+from tests.proxying import line
+from tests.rawhttp import Answer, exchange, parse, read_all, upgrade
+from tests.scraping import parse as parse_metrics
 
 Start = Callable[..., PoolServer]
 
-KEY = "a-key-that-is-long-enough"
+KEY, ADMIN = "a-key-that-is-long-enough", "another-that-is-long-enough"
 HERE, THERE = "203.0.113.7", "2001:db8::7"
 
 
@@ -39,6 +41,14 @@ def limited(answer: Answer, code: str, *, at_most: int = 60) -> None:
     assert f"try again in {seconds} s" in answer.error["message"]
 
 
+def refusals(server: PoolServer) -> dict[str, float]:
+    """What the metrics have of them; asked for by the proxy itself."""
+    answer = ask(server, "/metrics", of="", key=ADMIN)
+    assert answer.status == 200
+    counted = parse_metrics(answer.body.decode()).of("refusals_total")
+    return {code: count for code, count in counted.items() if count}
+
+
 @pytest.fixture
 def start(start_pool: Start) -> Start:
     def begin(**settings: Any) -> PoolServer:
@@ -48,7 +58,7 @@ def start(start_pool: Start) -> Start:
 
 
 def test_rates_hold_before_any_key_is_asked_for(start: Start) -> None:
-    server = start(api_keys=[KEY], address_rate=2)
+    server = start(api_keys=[KEY], admin_keys=[ADMIN], address_rate=2)
     assert [ask(server).status for _ in range(2)] == [401, 401]
     for path in ("/status", "/echo"):
         limited(ask(server, path, key=KEY), "rate_limited", at_most=30)
@@ -70,10 +80,16 @@ def test_rates_hold_before_any_key_is_asked_for(start: Start) -> None:
     server.reload(address_rate=1, total_rate=0)
     server.until(lambda: sum(line["event"] == "reloaded" for line in server.logs) == 2, "reloaded")
     limited(ask(server), "rate_limited")
+    assert refusals(server) == {
+        "invalid_api_key": 3,
+        "rate_limited": 4,
+        "total_rate_limited": 1,
+        "not_found": 5,
+    }
 
 
 def test_wrong_keys_are_not_looked_at_any_more(start: Start) -> None:
-    server = start(api_keys=[KEY], address_failed_keys=2)
+    server = start(api_keys=[KEY], admin_keys=[ADMIN], address_failed_keys=2)
     assert [ask(server, key=KEY).status for _ in range(4)] == [200] * 4
     assert [ask(server).status for _ in range(4)] == [401] * 4  # no key is not a wrong one
     assert [ask(server, path, key="wrong").status for path in ("/status", "/echo")] == [401, 401]
@@ -85,6 +101,7 @@ def test_wrong_keys_are_not_looked_at_any_more(start: Start) -> None:
     # Behind the proxy there may be anybody: where it does not say who, nobody is locked out.
     assert [ask(server, of="", key="wrong").status for _ in range(5)] == [401] * 5
     assert ask(server, of="", key=KEY).status == 200
+    assert refusals(server) == {"invalid_api_key": 4 + 2 + 1 + 5, "too_many_failed_keys": 4}
 
 
 @contextlib.contextmanager
@@ -140,6 +157,23 @@ def test_a_lower_limit_holds_for_those_who_come_and_ends_no_call(start: Start) -
         limited(ask(server, "/echo"), "too_many_calls_from_address")
         caller.send("still here")
         assert caller.recv(DEADLINE) == "still here"
+    assert refusals(server) == {"too_many_calls_from_address": 1}
+
+
+def test_who_begins_too_many_requests_is_told_and_counted(start: Start) -> None:
+    server = start(proxy_protocol=True, address_heads=1, head_timeout=3600)
+    with server.socket() as first, server.socket() as second:
+        first.sendall(line(HERE, 1) + b"GET /status")
+        second.sendall(line(HERE, 2) + b"GET /status")
+        answer = parse(read_all(first))
+    assert (answer.status, answer.error["code"]) == (429, "too_many_heads_from_address")
+    assert answer.headers["retry-after"] == "1"
+    with server.socket() as client:
+        seen = exchange(
+            client, line(THERE, 3) + b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        )
+    counted = parse_metrics(seen.body.decode()).of("refusals_total")
+    assert counted["too_many_heads_from_address"] == 1
 
 
 def test_a_page_can_read_when_to_come_again(start: Start) -> None:

@@ -21,6 +21,7 @@ from tests.instruments import (
     silence,
     speech,
 )
+from voicepool import stages
 from voicepool.engines.base import ChatDelta, ChatRequest, Engines, Message, SpeechChunk, TextDelta
 from voicepool.errors import EngineError
 from voicepool.events import (
@@ -34,12 +35,18 @@ from voicepool.events import (
     SpeechStarted,
     TranscriptFailed,
 )
+from voicepool.logs import FloodGuard
 from voicepool.pipeline import Limits
-from voicepool.stages import EngineThread, StageFailed
+from voicepool.stages import EngineThread, StageFailed, stage_failed
 
 TURN = (silence(500), speech(600), silence(800))
 HASTY = Limits(job=0.2, token=0.2, close=0.2)
 SECRET = "the caller's words"
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_logged_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "flood", FloodGuard(stages.logger))
 
 
 async def recovered(thread: EngineThread) -> None:
@@ -78,6 +85,12 @@ async def test_a_turn_that_cannot_be_transcribed(
             await good_turn(call)
     assert SECRET not in caplog.text
     assert "a stage failed" in caplog.text
+
+
+def test_a_caller_who_asks_again_and_again_floods_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(1000):
+        stage_failed("llm", EngineError(SECRET))
+    assert 0 < len(caplog.records) < 20
 
 
 async def test_a_manual_turn_that_cannot_be_transcribed_matters_until_something_follows() -> None:

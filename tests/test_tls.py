@@ -22,6 +22,7 @@ import psutil
 import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
+from tests import scraping
 from tests.certificates import Authority, Files
 from tests.pools import DEADLINE, PoolServer, hello
 from tests.rawhttp import exchange, parse, read_all, upgrade
@@ -76,6 +77,16 @@ def connections(server: PoolServer, pid: int) -> int:
         with contextlib.suppress(FileNotFoundError):
             found += str(fd.readlink()).startswith("socket:")
     return found
+
+
+def until_refused(server: PoolServer, **reasons: int) -> None:
+    """Wait until /metrics has so many of these refusals, which the relay tells a little later."""
+
+    def told(seen: scraping.Scrape) -> bool:
+        counted = seen.of("refusals_total")
+        return {code: counted[code] for code in reasons} == reasons
+
+    scraping.until(server, told, "had the refusals of the relay")
 
 
 def idle(server: PoolServer, *pids: int) -> bool:
@@ -134,6 +145,7 @@ def test_plain_http_is_told_what_to_do(start_tls: Start) -> None:
             answer = exchange(client, request)
             assert (answer.status, answer.error["code"]) == (400, "tls_required")
             assert "wss://" in answer.error["message"]
+    until_refused(server, tls_required=3)
 
 
 def test_full_server_and_callers_who_wait(start_tls: Start) -> None:
@@ -334,6 +346,7 @@ def test_oldest_incomplete_head_makes_room(start_tls: Start) -> None:
         with server.call() as caller:
             assert hello(caller)
         assert parse(read_all(first)).status == 503
+    until_refused(server, overloaded=1)
 
 
 # --- descriptors -----------------------------------------------------------------------------

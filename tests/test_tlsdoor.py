@@ -33,7 +33,9 @@ class Entrance:
         listener = listen("127.0.0.1", 0)
         self._address = listener.getsockname()
         cert, key = str(files.cert), str(files.key)
-        self.door = TlsDoor(listener, Settings(tls_cert=cert, tls_key=key, head_timeout=3600.0))
+        settings = Settings(tls_cert=cert, tls_key=key, head_timeout=3600.0)
+        self.refusals: asyncio.Queue[tuple[int, str, int]] = asyncio.Queue()
+        self.door = TlsDoor(listener, settings, lambda *told: self.refusals.put_nowait(told))
         self.admitted: asyncio.Queue[socket.socket] = asyncio.Queue()
         self.door.open(lambda sock, _: self.admitted.put_nowait(sock))
 

@@ -261,6 +261,8 @@ class Listen(Message, frozen=True):
     trusted_proxies: tuple[str, ...] = ()
     address_heads: int = 0
     inspectable: bool = False
+    tell_refusals: bool = False
+    """Whether the supervisor takes `Refused`: it may be older than a relay that is started anew."""
 
 
 class Renew(Message, frozen=True):
@@ -288,7 +290,16 @@ class Arrived(Message, frozen=True):
     port: int
 
 
+class Refused(Message, frozen=True):
+    """From the relay: requests that it has refused itself, since it last said so."""
+
+    status: int
+    code: str
+    count: Annotated[int, msgspec.Meta(ge=1)]
+
+
 ToRelay = Listen | Renew | Shut | Leave
+FromRelay = Arrived | Refused
 
 
 # --- the channel -----------------------------------------------------------------------------

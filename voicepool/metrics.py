@@ -97,15 +97,15 @@ class Metrics:
         if recent is not None:
             recent.append(seconds)
 
-    def refused(self, status: int, code: str) -> None:
-        """A request was answered with this error."""
+    def refused(self, status: int, code: str, count: int = 1) -> None:
+        """So many requests were answered with this error."""
         reason = "request_timeout" if (status, code) == _REQUEST_TIMEOUT else code
         if reason not in self._refusals:
             if len(self._refusals) < MOST_REFUSALS:
                 self._refusals.add(reason)
             else:
                 reason = OTHER
-        self.count("refusals_total", reason)
+        self.count("refusals_total", reason, count)
 
     def ended(self, outcome: str, seconds: float) -> None:
         """A call is over after so long. `outcome` is its worker's word."""

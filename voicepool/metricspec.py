@@ -14,6 +14,7 @@ from typing import Final, Literal
 from voicepool.figures import COUNTED
 from voicepool.poolspec import LIMITS, Reason
 from voicepool.pooltables import DEADLINES
+from voicepool.ratelimits import CODES
 
 PREFIX: Final = "voicepool_"
 
@@ -89,11 +90,13 @@ REFUSALS: Final = (
         "starting",
         "invalid_api_key",
         "host_not_allowed",
+        "insufficient_scope",
         "origin_not_allowed",
         "bad_host",
         "bad_request",
     ),
-    *("request_timeout", "overloaded", "not_found"),
+    *("request_timeout", "overloaded", "not_found", "tls_required", "bad_proxy_header"),
+    *(*CODES, "too_many_heads_from_address"),
 )
 """Reasons that are there from the start, so that their first time is seen as an increase."""
 MOST_REFUSALS: Final = 64

@@ -20,6 +20,12 @@ MAX_ADDRESSES: Final = 16384
 """Addresses that are remembered, for each kind of limit: 4 MiB."""
 CALLS_RETRY_SECONDS: Final = 10
 """Retry-After for too many calls of one address. Nobody knows when its callers will hang up."""
+RATE: Final = "rate_limited"
+TOTAL_RATE: Final = "total_rate_limited"
+FAILED_KEYS: Final = "too_many_failed_keys"
+CALLS: Final = "too_many_calls_from_address"
+CODES: Final = (RATE, TOTAL_RATE, FAILED_KEYS, CALLS)
+"""`error.code` of those who reach a limit."""
 _ROUNDING: Final = 1e-6
 """Tokens: what sums of times may be wrong by."""
 
@@ -99,13 +105,13 @@ class Limits:
         if rules.address_rate and (wait := self._requests.wait(key, rules.address_rate, now)):
             return _later(
                 wait,
-                "rate_limited",
+                RATE,
                 f"your address may ask {rules.address_rate} times a minute, and asks more often",
             )
         if rules.total_rate and (wait := self._total.wait(b"", rules.total_rate, now)):
             return _later(
                 wait,
-                "total_rate_limited",
+                TOTAL_RATE,
                 f"this server answers {rules.total_rate} such requests a minute, and gets more",
             )
         if rules.address_rate:
@@ -122,7 +128,7 @@ class Limits:
         if rate and (wait := self._failed_keys.wait(address_key(address), rate, now)):
             return _later(
                 wait,
-                "too_many_failed_keys",
+                FAILED_KEYS,
                 f"more than {rate} wrong keys a minute came from your address; check yours",
             )
         return None
@@ -141,7 +147,7 @@ class Limits:
             return None
         return _later(
             CALLS_RETRY_SECONDS,
-            "too_many_calls_from_address",
+            CALLS,
             f"your address has {most} calls, all that one may have; end one",
         )
 

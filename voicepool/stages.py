@@ -33,12 +33,15 @@ from voicepool.engines.base import (
 )
 from voicepool.errors import EngineError
 from voicepool.figures import count
+from voicepool.logs import FloodGuard
 from voicepool.tasks import TaskSet
 from voicepool.turns import LONGEST_TURN
 
 T = TypeVar("T")
 Stage = Literal["stt", "llm", "tts"]
 logger = logging.getLogger(__name__)
+flood = FloodGuard(logger)
+"""A caller may ask again and again for what fails."""
 
 MOST_JOBS = 64
 """Jobs that wait for an engine; its users have one or two each."""
@@ -64,7 +67,7 @@ def stage_failed(stage: Stage, cause: Exception) -> StageFailed:
     """The failure to raise for `cause`, which is counted, and logged by its kind only: an engine's
     message may quote what was said."""
     count(f"engine_errors.{stage}")
-    logger.warning("a stage failed", extra={"stage": stage, "error": type(cause).__name__})
+    flood.warning("a stage failed", stage=stage, error=type(cause).__name__)
     return StageFailed(stage)
 
 

@@ -96,7 +96,9 @@ class Supervisor:
         """Restarts of zygotes that a reload has replaced."""
         self.metrics = Metrics(lambda: metric_state(self))
         self.door = FrontDoor(
-            TlsDoor(listener, settings) if settings.tls_cert else Acceptor(listener),
+            TlsDoor(listener, settings, self.metrics.refused)
+            if settings.tls_cert
+            else Acceptor(listener),
             lambda visitor: self.reception.receive(visitor),
             head_timeout=settings.head_timeout,
             max_heads=settings.max_heads,

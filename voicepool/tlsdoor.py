@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +19,7 @@ from voicepool.config import Settings
 from voicepool.errors import IpcError
 from voicepool.forker import child_environment
 from voicepool.helper import Helper
-from voicepool.ipc import Arrived, FdsLost
+from voicepool.ipc import FdsLost, FromRelay, Refused
 from voicepool.listener import REARM_SECONDS, Admit
 from voicepool.logs import FloodGuard
 from voicepool.newcomers import DoorRules
@@ -32,10 +33,13 @@ ARRIVALS_PER_WAKEUP: Final = 64
 GOODBYE_SECONDS: Final = 3.0
 """What a relay has to let the last bytes go out and end."""
 
+OnRelayRefused = Callable[[int, str, int], None]
+"""Told of refusals: their status, their code, and how many there were."""
+
 
 @dataclass(slots=True)
 class _Running:
-    helper: Helper[Arrived]
+    helper: Helper[FromRelay]
     born: float
 
 
@@ -46,7 +50,11 @@ class TlsDoor:
     accept queue until there is another.
     """
 
-    def __init__(self, listener: socket.socket, settings: Settings) -> None:
+    def __init__(
+        self, listener: socket.socket, settings: Settings, on_refused: OnRelayRefused
+    ) -> None:
+        """`on_refused` is told of what the relay has refused itself."""
+        self._on_refused = on_refused
         self._listener = listener
         self._settings = settings
         self._rules = door_rules(settings)
@@ -78,7 +86,7 @@ class TlsDoor:
     def _start(self) -> None:
         """Raises OSError."""
         settings = self._settings
-        helper: Helper[Arrived] = Helper("voicepool.tlsrelay", Arrived, child_environment())
+        helper: Helper[FromRelay] = Helper("voicepool.tlsrelay", FromRelay, child_environment())
         listen = ipc.Listen(
             cert=settings.tls_cert,
             key=settings.tls_key,
@@ -90,6 +98,7 @@ class TlsDoor:
             trusted_proxies=self._rules.trusted_proxies,
             address_heads=self._rules.address_heads,
             inspectable=settings.inspectable,
+            tell_refusals=True,
         )
         with contextlib.suppress(OSError):  # it has died already: `_exited` comes next
             helper.channel.send(listen, [self._listener.fileno()])
@@ -205,7 +214,8 @@ class TlsDoor:
                 return
 
     def _read_one(self) -> bool:
-        """Take in one client; False when there is none, or no descriptor for one."""
+        """Take in one message, a client as a rule; False when there is none, or no descriptor for
+        one."""
         assert self._running is not None
         assert self._admit is not None
         channel = self._running.helper.channel
@@ -230,8 +240,11 @@ class TlsDoor:
             self._stop_reading()
             self._silent.set()
             return False
-        arrived, fds = received
+        message, fds = received
+        if isinstance(message, Refused):
+            self._on_refused(message.status, message.code, message.count)
+            return True
         sock = socket.socket(fileno=fds[0])
         sock.setblocking(False)
-        self._admit(sock, (arrived.host, arrived.port))
+        self._admit(sock, (message.host, message.port))
         return True

@@ -20,7 +20,7 @@ import os
 import socket
 import ssl
 import sys
-from collections import deque
+from collections import Counter, deque
 from typing import Final
 
 from voicepool import ipc, linux, logs
@@ -56,6 +56,9 @@ STEPS_PER_TURN: Final = 2
 key is RSA, and the sound of calls shall not wait for a crowd at the door."""
 GOODBYE_SECONDS: Final = 1.0
 """What clients have to take the last bytes when the server is going down."""
+TELL_SECONDS: Final = 0.5
+"""How long refusals are counted until the supervisor is told of them together: a flood of clients
+shall make no flood of messages."""
 BUSY: Final = Refusal(503, "the server is overloaded; try again in a moment", "overloaded")
 PLAIN: Final = Refusal(400, "this server speaks TLS: use https:// or wss://", "tls_required")
 
@@ -73,6 +76,7 @@ class Relay:
         max_heads: int,
         rules: DoorRules,
         proxy_protocol: bool,
+        tell_refusals: bool,
     ) -> None:
         self._channel = channel
         self._proxy_protocol = proxy_protocol
@@ -81,7 +85,10 @@ class Relay:
         self._most = max_heads
         self._loop = asyncio.get_running_loop()
         self._acceptor = Acceptor(listener, self._rearm_soon)
-        self._farewells = Farewells(self._loop, self._rearm_soon)
+        self._farewells = Farewells(self._loop, self._rearm_soon, self._refused)
+        self._tell_refusals = tell_refusals
+        self._refusals: Counter[tuple[int, str]] = Counter()
+        """Those that the supervisor does not know of yet. Codes are words of ours, and few."""
         self._arrivals: Countdown[Arrival] = Countdown(
             self._loop,
             head_timeout,
@@ -138,6 +145,7 @@ class Relay:
 
     def _tell_if_done(self) -> None:
         if self._shutting and not self._arrivals:
+            self._tell_of_refusals()
             with contextlib.suppress(OSError):
                 self._channel.socket.shutdown(socket.SHUT_WR)
 
@@ -294,7 +302,25 @@ class Relay:
             arrival.sock.close()
             self._rearm_soon()
         else:
+            self._refused(refusal.status, refusal.code)
             self._farewells.see_off(arrival.sock)
+
+    def _refused(self, status: int, code: str) -> None:
+        """Somebody was answered so."""
+        if self._tell_refusals:
+            if not self._refusals:
+                self._loop.call_later(TELL_SECONDS, self._tell_of_refusals)
+            self._refusals[status, code] += 1
+
+    def _tell_of_refusals(self) -> None:
+        try:
+            for (status, code), count in list(self._refusals.items()):
+                self._channel.send(ipc.Refused(status, code, count))
+                del self._refusals[status, code]
+        except BlockingIOError:  # the supervisor is busy
+            self._loop.call_later(TELL_SECONDS, self._tell_of_refusals)
+        except OSError:
+            self._refusals.clear()  # it is told no more, for it is gone, or this relay has shut
 
     def _leave(self, arrival: Arrival) -> None:
         self._arrivals.discard(arrival)
@@ -336,6 +362,7 @@ async def serve(channel: ipc.Channel[ipc.ToRelay]) -> None:
         max_heads=message.max_heads,
         rules=DoorRules(message.trusted_proxies, message.address_heads),
         proxy_protocol=message.proxy_protocol,
+        tell_refusals=message.tell_refusals,
     )
     log.info("TLS relay ready", extra={"pid": os.getpid()})
     await relay.run()

@@ -104,6 +104,7 @@ class Zygote:
         self._oom_score = oom_score
         self.app = app
         self.settings = settings
+        self._flood = logs.FloodGuard(log)
         self.workers: dict[int, int] = {}
         """Worker numbers by pid, of children that are not reaped yet."""
 
@@ -159,7 +160,7 @@ class Zygote:
         except Exception as error:  # noqa: BLE001
             # An app's own fault, about what a client has sent: nobody else shall suffer from it,
             # and the log shall not quote it.
-            log.error("preset failed", extra={"error": type(error).__name__})  # noqa: TRY400
+            self._flood.log(logging.ERROR, "preset failed", error=type(error).__name__)
             return ipc.Preview(number, error="the app failed to judge this session", code=FAULT)
         if len(made.stored) + len(made.shown) > MAX_PREVIEW:
             why = f"a session that is set up beforehand is limited to {MAX_PREVIEW // 2} bytes"

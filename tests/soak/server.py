@@ -111,6 +111,7 @@ class Server:
                 "port": self.port,
                 "runtime_dir": str(self.runtime),
                 "api_keys": [KEY],
+                "admin_keys": [KEY],
                 **(self.certificate.settings if self.certificate else {}),
             },
             "pool": {**POOL, **pool},

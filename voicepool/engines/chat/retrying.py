@@ -13,9 +13,11 @@ from typing import TypeVar
 from voicepool.backoff import Backoff
 from voicepool.engines.base import ChatDelta
 from voicepool.errors import EngineError
+from voicepool.logs import FloodGuard
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
+flood = FloodGuard(logging.getLogger(__name__))
+"""A caller may ask again and again for what fails."""
 
 WARM_UP_PATIENCE = 20.0
 """Seconds that a worker waits for a server that is away; then the pool starts another, later."""
@@ -106,7 +108,7 @@ async def persist_until_first(
             failure = _explained(error, explain)
             wait = None if started else _wait(failure, patience, began)
             if wait is None:
-                logger.warning("the model server failed", extra={"reason": str(failure)})
+                flood.warning("the model server failed", reason=str(failure))
                 raise failure from None
         await asyncio.sleep(wait)
 
