@@ -88,12 +88,15 @@ REFUSALS: Final = (
     *(
         "starting",
         "invalid_api_key",
+        "insufficient_scope",
         "host_not_allowed",
         "origin_not_allowed",
         "bad_host",
         "bad_request",
     ),
     *("request_timeout", "overloaded", "not_found"),
+    *("rate_limited", "total_rate_limited", "too_many_failed_keys"),
+    *("too_many_calls_from_address", "too_many_heads_from_address"),
 )
 """Reasons that are there from the start, so that their first time is seen as an increase."""
 MOST_REFUSALS: Final = 64
