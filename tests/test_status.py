@@ -279,8 +279,8 @@ def test_figures_for_people() -> None:
     [
         (0, 3, 0, "memory   no more would fit, then cuda:0 is full"),
         (1, 3, 1, "memory   1 more would fit, then cuda:0 is full"),
-        (1, 2, 1, "memory   all 3 workers that may run at once fit"),
-        (2, 2, 0, "memory   all 2 workers that may run at once fit"),
+        (1, 2, 1, "memory   all that may run at once fit"),
+        (2, 2, 0, "memory   all that may run at once fit"),
     ],
 )
 def test_what_fits_beside_two_workers(

@@ -160,7 +160,7 @@ def _room(memory: Mapping[str, Any], pool: Mapping[str, Any]) -> str:
     fits = int(memory["fits"])
     # What fits is counted only up to what may live: beyond that no device was found to be full.
     if sum(pool["states"].values()) + fits >= most:
-        room = f"all {most} workers that may run at once fit"
+        room = "all that may run at once fit"
     else:
         room = f"{fits or 'no'} more would fit, then {memory['binds']} is full"
     basis = "" if memory["measured"] else ", by estimate: no worker has been measured yet"
