@@ -69,6 +69,11 @@ test("a server that is asked too often is not away", async () => {
   assert.equal(await pool.status(), "limited");
 });
 
+test("a balancer that shows no status is not away", async () => {
+  answer = reply(404, {});
+  assert.equal(await pool.status(), "hidden");
+});
+
 /** What others answer in a server's place: proxies, portals, other programs on its port. */
 const STRANGE = {
   "a fault": reply(500, REPORT),
