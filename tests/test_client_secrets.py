@@ -1,5 +1,5 @@
-"""Client secrets from end to end: made with a key, good for calls alone, as OpenAI's clients and
-browsers use them."""
+"""Client secrets from end to end: made with a key, good for calls and little more,
+as OpenAI's clients and browsers use them."""
 
 from __future__ import annotations
 
@@ -146,16 +146,19 @@ def test_beta_dialect(server: PoolServer) -> None:
 # --- what a secret opens ---------------------------------------------------------------------
 
 
-def test_a_secret_opens_calls_and_nothing_else(server: PoolServer) -> None:
+def test_a_secret_opens_calls_and_the_counts_and_nothing_else(server: PoolServer) -> None:
     secret = make(server)
     for method, path in (
         ("POST", SECRETS),
         ("POST", "/v1/realtime/sessions"),
-        ("GET", "/status"),
+        ("GET", "/metrics"),
         ("GET", "/v1/models"),
     ):
         code, body = server.get(path, method, Authorization=f"Bearer {secret}")
         assert (code, body["error"]["code"]) == (401, "invalid_api_key")
+    code, body = server.get("/status", Authorization=f"Bearer {secret}")
+    assert (code, body) == server.get("/status", Authorization=f"Bearer {KEY}")
+    assert (code, body.keys()) == (200, {"pool"})
     with call(server, secret, "openai-organization.o", "openai-project.p") as client:
         assert greeting(client)["type"] == "realtime"
 
@@ -167,6 +170,8 @@ def test_expired_and_unknown_secrets(server: PoolServer) -> None:
         assert refused.value.response.status_code == 401
         body = json.loads(refused.value.response.body or b"")
         assert body["error"]["code"] == "invalid_api_key"
+        code, body = server.get("/status", Authorization=f"Bearer {secret}")
+        assert (code, body["error"]["code"]) == (401, "invalid_api_key")
 
 
 @pytest.mark.parametrize(

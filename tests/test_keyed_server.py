@@ -160,12 +160,15 @@ def test_expired_key_is_told_so_and_a_wrong_one_is_not(guarded: PoolServer) -> N
     assert refusal(guarded, "old")[0] == 401
 
 
-def test_secret_of_a_key_with_both_scopes_opens_calls_alone(guarded: PoolServer) -> None:
+def test_secret_of_a_key_with_both_scopes_is_good_for_callers_things_alone(
+    guarded: PoolServer,
+) -> None:
     secret = make_secret(guarded, "both")
     with dial(guarded, secret) as client:
         assert greeting(client)["caller"][3] == "both"
-    for path in ("/status", "/v1/models"):
+    for path in ("/metrics", "/v1/models"):
         assert ask(guarded, path, secret).status == 401
+    assert ask(guarded, "/status", secret).json.keys() == {"pool"}
 
 
 def test_calls_are_named_after_their_keys(guarded: PoolServer) -> None:

@@ -157,7 +157,7 @@ def test_every_query_of_the_dashboard_has_an_answer(
 def test_a_server_is_scraped_as_we_ship_it(
     start_pool: Callable[..., PoolServer], tmp_path: Path
 ) -> None:
-    """With its key; and it has all that the rules and the dashboard ask for."""
+    """With a key of scope admin; and it has all that the rules and the dashboard ask for."""
     server = start_pool(workers=1, admin_keys=[KEY])
     prometheus = Prometheus(tmp_path, ["{}:{}".format(*server.address)], KEY)
     try:

@@ -167,7 +167,8 @@ REPORT: dict[str, Any] = {
         "target": 2,
         "states": {"idle": 1, "killing": 1},
         "callers": 0,
-        "max_connections": 2,
+        "max_connections": 8,
+        "spare": 0,
         "waiting": 3,
         "max_waiting": 64,
         "last_error": "",
@@ -271,6 +272,25 @@ def test_figures_for_people() -> None:
         "p95 12 ms 1.52 s 250 ms",
         "count 512 40 41",
     ]
+
+
+@pytest.mark.parametrize(
+    ("fits", "max_connections", "spare", "words"),
+    [
+        (0, 3, 0, "memory   no more would fit, then cuda:0 is full"),
+        (1, 3, 1, "memory   1 more would fit, then cuda:0 is full"),
+        (1, 2, 1, "memory   all that may run at once fit"),
+        (2, 2, 0, "memory   all that may run at once fit"),
+    ],
+)
+def test_what_fits_beside_two_workers(
+    fits: int, max_connections: int, spare: int, words: str
+) -> None:
+    """It is counted up to what may run, and says which device is full only where one is."""
+    report = copy.deepcopy(REPORT)
+    report["pool"].update(max_connections=max_connections, spare=spare)
+    report["memory"]["fits"] = fits
+    assert words in text(report)
 
 
 def test_latencies_that_nobody_has_met_are_not_shown() -> None:

@@ -152,7 +152,7 @@ def test_a_public_address_whose_keys_are_elsewhere_is_printed(tmp_path: Path) ->
     assert (socket.returncode, lines(socket.stdout)["ListenStream"]) == (0, "0.0.0.0:8000")
     service = voicepool("unit", "--config", str(config))
     assert service.returncode == 0
-    assert "no key is seen: put VOICEPOOL_API_KEYS=... into /etc/voicepool" in service.stderr
+    assert "no key is seen: name a keys_file in the settings" in service.stderr
 
 
 def test_variables_of_the_service_count(tmp_path: Path) -> None:
@@ -166,6 +166,8 @@ def test_variables_of_the_service_count(tmp_path: Path) -> None:
     assert (settings.api_keys, settings.port, settings.no_auth) == ((key,), 8123, False)
     assert not unithost.unguarded(settings)
     assert unithost.unguarded(unithost.settings_of(config, tmp_path / "none"))
+    config.write_text('[server]\nhost = "0.0.0.0"\nkeys_file = "/etc/voicepool/keys"\n')
+    assert not unithost.unguarded(unithost.settings_of(config, tmp_path / "none"))
     config.write_text("[server]\nhosst = 1\n")
     with pytest.raises(ConfigError, match="did you mean host"):
         unithost.settings_of(config, environment)

@@ -307,6 +307,17 @@ def test_a_server_that_asks_for_a_key(guarded: PoolServer, visit: Visit) -> None
     caller.complaints.clear()  # the browser logs each 401
 
 
+def test_a_client_secret_in_a_keys_place(guarded: PoolServer, visit: Visit) -> None:
+    wait_in_line_with_key(guarded)
+    _, made = guarded.get(f"{CALL_PATH}/client_secrets", "POST", Authorization=f"Bearer {KEY}")
+    caller = visit(guarded, MICROPHONE)
+    caller.give_key(made["value"])
+    caller.page.get_by_text("in a call").wait_for()
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.state("talking")
+    caller.complaints.clear()  # the browser logs the 401
+
+
 def wait_in_line_with_key(server: PoolServer) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
     server.until(

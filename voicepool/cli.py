@@ -269,7 +269,7 @@ def _add_startup(parser: argparse.ArgumentParser) -> None:
 
 def _add_call(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.wav", type=Path, help="what callers say; PCM")
-    _add_server(parser, "the server, or a path on it")
+    _add_server(parser, "the server, or a path on it", "call")
     parser.add_argument(
         "--callers", metavar="N,...", type=_counts, help="callers at once, one round each"
     )
@@ -333,10 +333,12 @@ _METAVARS = {
 }
 
 
-def _add_server(parser: argparse.ArgumentParser, what: str) -> None:
+def _add_server(parser: argparse.ArgumentParser, what: str, scope: str) -> None:
     parser.add_argument("--url", metavar="URL", help=f"{what} (default {config.CLIENT_URL})")
     parser.add_argument(
-        "--api-key", metavar="KEY", help="the server's key; VOICEPOOL_API_KEY is more private"
+        "--api-key",
+        metavar="KEY",
+        help=f"one of scope {scope}, if the server has any; VOICEPOOL_API_KEY is more private",
     )
     parser.add_argument(
         "--cafile",
@@ -355,7 +357,7 @@ def _add_unit(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:
-    _add_server(parser, "the server")
+    _add_server(parser, "the server", "admin")
     parser.add_argument("--json", action="store_true", help="print the server's answer once")
     parser.add_argument("--once", action="store_true", help="print the table once")
 
@@ -364,7 +366,7 @@ def _add_talk(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("file", metavar="FILE.wav", nargs="?", type=Path, help="PCM, any rate")
     source.add_argument("--mic", action="store_true", help="the microphone, until Ctrl-C")
-    _add_server(parser, "the server, or a path on it")
+    _add_server(parser, "the server, or a path on it", "call")
     parser.add_argument(
         "--out", metavar="WAV", type=Path, help="the reply (default FILE-reply.wav)"
     )

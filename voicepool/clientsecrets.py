@@ -1,8 +1,8 @@
 """Client secrets: keys that last for minutes, for clients that must not know an API key. Pure.
 
-A secret lets its holder make calls, as many as there is room for, until it expires; it opens
-nothing else. Only hashes of secrets are kept. What time it is, and what a secret looks like, is
-said from outside.
+A secret lets its holder make calls, as many as there is room for, until it expires, and see how
+many there are; it opens nothing else. Only hashes of secrets are kept. What time it is, and what a
+secret looks like, is said from outside.
 """
 
 from __future__ import annotations

@@ -89,8 +89,8 @@ REFUSALS: Final = (
     *(
         "starting",
         "invalid_api_key",
-        "host_not_allowed",
         "insufficient_scope",
+        "host_not_allowed",
         "origin_not_allowed",
         "bad_host",
         "bad_request",

@@ -148,7 +148,7 @@ class Limits:
         return _later(
             CALLS_RETRY_SECONDS,
             CALLS,
-            f"your address has {most} calls, all that one may have; end one",
+            f"your address has as many calls as one may have ({most}); end one",
         )
 
     def call_begins(self, connection: int, address: str) -> None:

@@ -152,11 +152,11 @@ class Reception:
         self._on_call(visitor, address, admitted)
         return None
 
-    def _identify(self, visitor: Visitor, head: Head, scope: Scope) -> Admitted | Denied:
-        """Who asks for what takes a key of that scope."""
+    def _identify(self, visitor: Visitor, head: Head) -> Admitted | Denied:
+        """Who asks for what takes a caller's key, and no client secret."""
 
         def check(head: Head) -> Admitted | Denied:
-            return self._turnstile.access.check_key(head, scope, time.time())
+            return self._turnstile.access.check_key(head, Scope.CALL, time.time())
 
         return self._turnstile.pass_through(head, visitor.address[0], check)
 
@@ -176,10 +176,21 @@ class Reception:
             401, "this client secret has expired, or is of another server", "invalid_api_key"
         )
 
+    def _check_onlooker(self, head: Head) -> Admitted | Denied:
+        """A key for the inside. To the status, a client secret is a caller's key."""
+        access = self._turnstile.access
+        secret = given_key(head) or ""
+        if not (head.path == STATUS and access.asks_for_keys and secret.startswith(PREFIX)):
+            return access.check_key(head, Scope.ADMIN, time.time())
+        caller = self._check_caller(head)
+        if isinstance(caller, Denied):
+            return caller
+        return Denied(403, "a client secret shows no more than counts", INSUFFICIENT_SCOPE)
+
     def _make_secret(self, visitor: Visitor, head: Head) -> bytes | None:
         if head.method != "POST":
             return _not_allowed(head, "POST")
-        admitted = self._identify(visitor, head, Scope.CALL)
+        admitted = self._identify(visitor, head)
         if isinstance(admitted, Denied):
             return _deny(admitted, head)
         self._mint.receive(visitor, admitted)
@@ -188,7 +199,7 @@ class Reception:
     def _answer_models(self, visitor: Visitor, head: Head) -> bytes:
         if head.method not in ("GET", "HEAD"):
             return _not_allowed(head, "GET, HEAD")
-        denied = self._identify(visitor, head, Scope.CALL)
+        denied = self._identify(visitor, head)
         if isinstance(denied, Denied):
             return _deny(denied, head)
         return models(head, self._started_at)
@@ -209,7 +220,7 @@ class Reception:
         """What shows the inside of the server, to whom that is for; of the status, callers get as
         much as a page needs to draw the pool."""
         is_head = head.method == "HEAD"
-        denied = self._identify(visitor, head, Scope.ADMIN)
+        denied = self._turnstile.pass_through(head, visitor.address[0], self._check_onlooker)
         if not isinstance(denied, Denied):
             if head.path == METRICS:
                 text, content_type = self._metrics(", ".join(head.all("accept")))

@@ -146,7 +146,7 @@ def _summary(report: Mapping[str, Any]) -> Table:
         + "".join(f", {n} {state}" for state, n in states.items() if n and state != "idle"),
         "calls": f"{totals['completed']} completed, {totals['lost']} lost, "
         f"{totals['gone']} hung up before an answer",
-        "memory": _room(memory),
+        "memory": _room(memory, pool),
     }
     if pool["last_error"]:
         rows["error"] = str(pool["last_error"])
@@ -155,11 +155,17 @@ def _summary(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _room(memory: Mapping[str, Any]) -> str:
-    more = f"{memory['fits']} more" if memory["fits"] else "no more"
+def _room(memory: Mapping[str, Any], pool: Mapping[str, Any]) -> str:
+    most = pool["max_connections"] + pool["spare"]
+    fits = int(memory["fits"])
+    # What fits is counted only up to what may live: beyond that no device was found to be full.
+    if sum(pool["states"].values()) + fits >= most:
+        room = "all that may run at once fit"
+    else:
+        room = f"{fits or 'no'} more would fit, then {memory['binds']} is full"
     basis = "" if memory["measured"] else ", by estimate: no worker has been measured yet"
     driver = f"; NVIDIA driver {memory['driver']}" if memory["driver"] else ""
-    return f"{more} would fit, then {memory['binds']} is full{basis}{driver}"
+    return f"{room}{basis}{driver}"
 
 
 def _condition(pool: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ def status_report(supervisor: Supervisor) -> dict[str, Any]:
         "pool": {
             **_pool(view, now),
             "workers": supervisor.settings.workers,
+            "spare": supervisor.settings.spare,
             "incomplete_heads": supervisor.door.heads,
         },
         "totals": _totals(view.totals),

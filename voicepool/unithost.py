@@ -79,8 +79,8 @@ def advice(host: Host, settings: Settings) -> Iterator[str]:
     """What the host lacks for the unit to start."""
     if unguarded(settings) and _may_read(ENVIRONMENT):
         yield (
-            f"{settings.host} is reachable from other machines, and no key is seen: put "
-            f"VOICEPOOL_API_KEYS=... into {ENVIRONMENT} (make a key with: openssl rand -hex 24)"
+            f"{settings.host} is reachable from other machines, and no key is seen: name a "
+            "keys_file in the settings (make a key with: voicepool key new NAME --file FILE)"
         )
     for folder in Path(sys.executable).resolve().parents:
         if not folder.stat().st_mode & stat.S_IXOTH:
@@ -103,7 +103,7 @@ def _command() -> tuple[str, ...]:
 
 def unguarded(settings: Settings) -> bool:
     """Whether the start would refuse such an address."""
-    return not (is_loopback(settings.host) or settings.api_keys or settings.no_auth)
+    return not (is_loopback(settings.host) or settings.asks_for_keys or settings.no_auth)
 
 
 def _may_read(path: Path) -> bool:

@@ -64,6 +64,16 @@ test("the key is sent where there is one, and a 401 asks for one", async () => {
   assert.deepEqual([...stored], []);
 });
 
+test("a server that is asked too often is not away", async () => {
+  answer = reply(429, {});
+  assert.equal(await pool.status(), "limited");
+});
+
+test("a balancer that shows no status is not away", async () => {
+  answer = reply(404, {});
+  assert.equal(await pool.status(), "hidden");
+});
+
 /** What others answer in a server's place: proxies, portals, other programs on its port. */
 const STRANGE = {
   "a fault": reply(500, REPORT),

@@ -27,7 +27,7 @@ export class Pool {
     return url;
   }
 
-  /** The API key, kept until the tab closes; "" where there is none. */
+  /** The API key or client secret, kept until the tab closes; "" where there is none. */
   get key() {
     return sessionStorage.getItem(KEY) ?? "";
   }
@@ -51,12 +51,15 @@ export class Pool {
 
   /**
    * @param {AbortSignal} [signal]
-   * @returns {Promise<PoolStatus | "key" | "away">} "key": it wants one, or does not know this one
+   * @returns {Promise<PoolStatus | "key" | "limited" | "hidden" | "away">} "key": it wants one, or does
+   *   not know this one; "limited": our address asks too often; "hidden": a balancer keeps it to itself
    */
   async status(signal) {
     const headers = this.key ? { Authorization: `Bearer ${this.key}` } : {};
     const answer = await this.#get("status", headers, signal);
     if (answer?.code === 401) return "key";
+    if (answer?.code === 429) return "limited";
+    if (answer?.code === 404) return "hidden";
     return answer?.ok && answer.body?.pool ? summary(answer.body) : "away";
   }
 
@@ -120,7 +123,7 @@ function either(signal, other) {
  * Ask a server's status again and again while the page can be seen.
  *
  * @param {Pool} pool
- * @param {(status: PoolStatus | "key" | "away") => void} onStatus
+ * @param {(status: PoolStatus | "key" | "limited" | "hidden" | "away") => void} onStatus
  * @param {number} period milliseconds
  * @returns {() => void} asks at once, out of turn
  */

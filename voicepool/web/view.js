@@ -251,7 +251,9 @@ function remarks({ heardMs, latencyMs }) {
 
 function poolText(status) {
   if (status === "away") return "the server does not answer";
+  if (status === "hidden") return "";
   if (status === "key") return "the server asks for a key";
+  if (status === "limited") return "the server is asked too often from your address";
   if (status.draining) return "the server is shutting down";
   const { warm, busy, coming, waiting } = status;
   const counts = [`${warm} warm`, `${busy} in a call`];
