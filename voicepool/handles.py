@@ -144,7 +144,7 @@ class WorkerHandle:
             self.candidate = None
 
     def credible(self, said: int) -> int:
-        """What to believe of a worker's word about its memory, in bytes: no more than the kernel says.
+        """What to believe of a worker's word about its memory: no more than the kernel says. Bytes.
 
         Else one that somebody has taken over could say that nobody has room beside it.
         """
