@@ -94,6 +94,8 @@ REFUSALS: Final = (
         "bad_request",
     ),
     *("request_timeout", "overloaded", "not_found"),
+    *("insufficient_scope", "bad_proxy_header", "rate_limited", "total_rate_limited"),
+    *("too_many_failed_keys", "too_many_calls_from_address", "too_many_heads_from_address"),
 )
 """Reasons that are there from the start, so that their first time is seen as an increase."""
 MOST_REFUSALS: Final = 64
