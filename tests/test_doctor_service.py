@@ -439,10 +439,19 @@ def test_a_containers_memory() -> None:
 def test_open_files_that_are_needed() -> None:
     assert fit.FAREWELLS == farewells.MAX_FAREWELLS
     plain = Settings(max_heads=100, max_waiting=50, max_connections=10, spare=2)
-    assert fit.files_needed(plain) == 64 + 4 * 12 + 50 + 100 + 2 * 256
+    assert fit.files_needed(plain) == 64 + 5 * 12 + 50 + 100 + 2 * 256
     # A relay keeps a pair for every call.
     assert fit.files_needed(replace(plain, tls_cert="x")) == 64 + 2 * (12 + 50 + 100 + 2 * 256)
     assert fit.files_needed(Settings()) < 65_536
+
+
+def test_files_that_a_worker_costs_the_supervisor(start_pool: Callable[..., PoolServer]) -> None:
+    def files(workers: int) -> int:
+        server = start_pool(workers=workers)
+        server.until_idle()
+        return len(os.listdir(f"/proc/{server.pid}/fd"))  # noqa: PTH208
+
+    assert files(3) - files(1) == 2 * fit.FILES_PER_WORKER
 
 
 def test_the_shells_limit_is_judged_by_the_same_sum(host_with: Callable[[int], Any]) -> None:
