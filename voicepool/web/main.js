@@ -26,8 +26,8 @@ const FAILED = {
   away: AWAY,
   key: "The server does not know this key.",
   refused:
-    "The server has free lines, and yet refuses the call. A proxy before it has to pass on the " +
-    "headers Host and Upgrade.",
+    "The server is ready, and yet refuses the call. Perhaps too many calls came from your address: " +
+    "try again in a minute. Else a proxy before it has to pass on the headers Host and Upgrade.",
 };
 const NO_KEY = "Give the server's key first.";
 const UNSENDABLE =
