@@ -142,8 +142,8 @@ class Workforce:
                 log.info("worker ready", extra={"worker": number, "pid": handle.pid})
                 self.warmed_up = True
                 handle.pss = handle.credible(message.pss)
-                self._chronicle.ready(number)
                 tell(pool.WorkerReady(number, handle.credible(message.private)))
+                self._chronicle.ready(number)
                 self._probe.moved()
             case ipc.Accepted():
                 handle.accepted()
