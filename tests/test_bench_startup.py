@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,16 @@ from voicepool.bench.startup import Startup
 from voicepool.config import Settings
 from voicepool.errors import CallError, ConfigError
 
+PROTECTED = {
+    "VOICEPOOL_API_KEYS": "a-key-that-is-long-enough",
+    "VOICEPOOL_PROXY_PROTOCOL": "true",
+    "VOICEPOOL_TRUSTED_PROXIES": "192.0.2.1",
+    "VOICEPOOL_TLS_CERT": "/nowhere/cert.pem",
+    "VOICEPOOL_TLS_KEY": "/nowhere/key.pem",
+    "VOICEPOOL_ADDRESS_CALLS": "1",
+    "VOICEPOOL_TOTAL_RATE": "1",
+}
+"""What keeps others from a server."""
 RESULTS = [
     Startup("cold", 0.25, (12.0, 11.5), 2 << 30, None),
     Startup("prewarmed", 12.0, (3.0, 3.1), 1 << 30, None),
@@ -23,19 +34,21 @@ RESULTS = [
 ]
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+def bench(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "voicepool", "bench", "startup", *arguments],
         capture_output=True,
         text=True,
         timeout=110,
+        env={**os.environ, **environ},
     )
 
 
 def test_the_three_servers_serve_and_the_pool_at_once(tmp_path: Path) -> None:
     kept, drawn = tmp_path / "startup.json", tmp_path / "startup.svg"
     done = bench(
-        "--profile", "embedded", "--users", "2", "--json", str(kept), "--chart", str(drawn)
+        "--profile", "embedded", "--users", "2", "--json", str(kept), "--chart", str(drawn),
+        **PROTECTED,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "a pipeline built per connection" in done.stdout
@@ -47,6 +60,10 @@ def test_the_three_servers_serve_and_the_pool_at_once(tmp_path: Path) -> None:
         assert server["host_bytes"] > 20 << 20
         assert server["total"] == pytest.approx(server["start"] + sum(server["users"]), abs=1e-3)
     assert "voicepool" in drawn.read_text()
+
+
+def test_what_the_servers_take_can_be_seen_by_who_is_not_root() -> None:
+    assert startup.for_measuring(Settings(profile="embedded"), 2).inspectable
 
 
 def test_a_server_that_cannot_start_says_why() -> None:

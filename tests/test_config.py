@@ -205,6 +205,10 @@ def test_more_workers_than_callers_is_an_error_with_both_remedies(cwd: Path) -> 
             "[pool]\nqueue_timeout = nan",
             f"voicepool.toml:2: queue_timeout: expected {DURATION}, 0 or more, got nan",
         ),
+        (  # a worker that says more is taken for hostile: see handles.MESSAGES_A_SECOND
+            "[pool]\nheartbeat_interval = 0.02",
+            f"voicepool.toml:2: heartbeat_interval: expected {DURATION}, 0.05 or more, got 0.02",
+        ),
         (
             "[log]\nlog_level = 'loud'",
             "voicepool.toml:2: log_level: expected one of debug, info, warning, error, got 'loud'",

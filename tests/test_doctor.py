@@ -430,7 +430,7 @@ def test_limits_of_files_and_processes_count() -> None:
     settings = Settings(profile="embedded", max_waiting=36)
     assert bounds(settings, host(files=400, tasks=320)) == {
         "processes and threads": 10,
-        "open files": 100,
+        "open files": 75,
         "RAM": 237,
     }
     assert bounds(settings, host(files=10, tasks=0))["open files"] == 0

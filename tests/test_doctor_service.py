@@ -219,12 +219,19 @@ def test_a_user_that_is_not_there() -> None:
         (File("/x", "key", 0o644, readable=True), "can be read by everybody"),
         (File("/x", "settings", there=False), "does not exist"),
         (File("/x", "certificate", there=False), "does not exist"),
+        (File("/x", "keys", 0o644, readable=True), "can be read by everybody"),
+        (File("/x", "keys", 0o600, readable=False), "cannot be read by the service's user"),
     ],
 )
 def test_files_that_are_amiss(file: File, words: str) -> None:
     found = only(changed(files=(file,)))
     assert words in found.text
     assert found.mark is Mark.PROBLEM
+
+
+def test_a_keys_file_is_made_by_the_program() -> None:
+    found = only(changed(files=(File("/x", "keys", there=False),)))
+    assert found.remedy == "sudo voicepool key new NAME --file /x"
 
 
 def test_files_that_are_well() -> None:
@@ -367,6 +374,13 @@ def test_a_service_that_does_not_answer() -> None:
     assert "but does not answer" in only(changed(port=Port("a:1", True, 70, "x"))).text
 
 
+def test_a_service_that_takes_proxy_headers_is_not_taken_for_hung_or_another() -> None:
+    for port in (Port("a:1", True, 70, "x", asked=False), Port("a:1", True, asked=False)):
+        assert unlike(changed(port=port)) == []
+    other = only(changed(port=Port("a:1", True, 9, "nginx", asked=False)))
+    assert "nginx (pid 9) listens on a:1" in other.text
+
+
 def test_another_voicepool_is_named_where_the_service_is_down() -> None:
     stopped = msgspec.structs.replace(
         shown(ActiveState="inactive"),
@@ -425,10 +439,19 @@ def test_a_containers_memory() -> None:
 def test_open_files_that_are_needed() -> None:
     assert fit.FAREWELLS == farewells.MAX_FAREWELLS
     plain = Settings(max_heads=100, max_waiting=50, max_connections=10, spare=2)
-    assert fit.files_needed(plain) == 64 + 4 * 12 + 50 + 100 + 2 * 256
+    assert fit.files_needed(plain) == 64 + 5 * 12 + 50 + 100 + 2 * 256
     # A relay keeps a pair for every call.
     assert fit.files_needed(replace(plain, tls_cert="x")) == 64 + 2 * (12 + 50 + 100 + 2 * 256)
     assert fit.files_needed(Settings()) < 65_536
+
+
+def test_files_that_a_worker_costs_the_supervisor(start_pool: Callable[..., PoolServer]) -> None:
+    def files(workers: int) -> int:
+        server = start_pool(workers=workers)
+        server.until_idle()
+        return len(os.listdir(f"/proc/{server.pid}/fd"))  # noqa: PTH208
+
+    assert files(3) - files(1) == 2 * fit.FILES_PER_WORKER
 
 
 def test_the_shells_limit_is_judged_by_the_same_sum(host_with: Callable[[int], Any]) -> None:
@@ -504,6 +527,15 @@ def test_who_has_the_port(taken: socket.socket) -> None:
 def test_a_socket_that_waits_for_its_service_is_not_called(taken: socket.socket) -> None:
     kept = Unit("", {"ActiveState": "active"})
     assert service.port(Settings(port=taken.getsockname()[1]), Unit(), kept).taken
+    taken.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        taken.accept()
+
+
+def test_a_server_behind_proxies_is_not_asked(taken: socket.socket) -> None:
+    number = taken.getsockname()[1]
+    found = look(number, proxy_protocol=True, trusted_proxies=("192.0.2.1",))
+    assert (found.taken, found.asked) == (True, False)
     taken.setblocking(False)
     with pytest.raises(BlockingIOError):
         taken.accept()

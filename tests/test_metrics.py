@@ -16,9 +16,13 @@ from tests import scraping
 from tests.pools import PoolServer, hello
 from tests.rawhttp import exchange, read_all, upgrade
 from tests.scraping import Scrape, scrape
+from voicepool.access import INSUFFICIENT_SCOPE
 from voicepool.figures import COUNTS, TIMED, Figures
+from voicepool.frontdoor import CROWDED, refuse_header
 from voicepool.metrics import RECENT, Metrics, State, Value
 from voicepool.metricspec import LATENCIES, METRICS, MOST_REFUSALS, Kind, Metric, Source
+from voicepool.proxyheader import BadHeader
+from voicepool.ratelimits import Limits, RateRules
 
 Start = Callable[..., PoolServer]
 
@@ -98,6 +102,24 @@ def test_refusals_are_told_apart_up_to_a_bound() -> None:
     assert sum(refusals.values()) == 2 * MOST_REFUSALS + 1
     assert (refusals["full"], refusals["code_0"]) == (1, 1)
     assert refusals["other"] > MOST_REFUSALS
+
+
+def test_the_first_refusal_by_a_limit_is_seen_as_an_increase() -> None:
+    refusals = exposed(Metrics(state)).of("refusals_total")
+    limits = Limits(RateRules(address_calls=1, address_rate=1, total_rate=1, address_failed_keys=1))
+    limits.ask("203.0.113.7", 0.0)
+    limits.call_begins(1, "203.0.113.7")
+    limits.key_failed("203.0.113.7", 0.0)
+    found = [
+        limits.ask("203.0.113.7", 0.0),
+        limits.ask("198.51.100.8", 0.0),
+        limits.one_more_call("203.0.113.7"),
+        limits.try_key("203.0.113.7", 0.0),
+    ]
+    codes = {limited.code for limited in found if limited is not None}
+    assert len(codes) == 4
+    others = {CROWDED.code, INSUFFICIENT_SCOPE, refuse_header(BadHeader("")).code}
+    assert codes | others <= refusals.keys()
 
 
 def test_a_request_that_came_too_late_is_no_caller_who_waited_too_long() -> None:

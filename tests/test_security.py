@@ -99,6 +99,7 @@ def test_what_a_taken_worker_says_ends_its_own_call_alone(taken: PoolServer, wha
     status = taken.until_idle()
     assert not status["pool"]["halted"]
     assert status["pool"]["failures"] == 0
+    assert status["latency"]["warm_up"]["count"] == status["totals"]["ready"]
 
 
 def test_a_permanent_failure_of_a_call_stops_no_other_worker(taken: PoolServer) -> None:
@@ -111,10 +112,11 @@ def test_a_permanent_failure_of_a_call_stops_no_other_worker(taken: PoolServer) 
 def test_lies_about_memory_keep_nobody_out(taken: PoolServer) -> None:
     taken.until_idle()
     with taken.call() as attacker:
-        pid = run(attacker, "control.send(ipc.Beat(1 << 45)); os.getpid()")
+        pid = run(attacker, "control.send(ipc.Beat(1 << 45, 1 << 45)); os.getpid()")
         [liar] = [worker for worker in taken.workers() if worker["pid"] == pid]
         most = run(attacker, "from voicepool import linux; linux.held_bytes(linux.open_status())")
         assert 0 < liar["private"] <= 2 * most
+        assert 0 < liar["pss"] <= 2 * most
         # As long as it is believed anything, there is room for everybody else.
         status = taken.until_status(lambda s: s["pool"]["states"]["idle"] == 2, "was refilled")
         assert status["memory"]["devices"][0]["per_worker"] <= 2 * most

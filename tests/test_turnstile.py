@@ -49,16 +49,31 @@ class Gate:
 
 
 def test_a_rate_comes_before_everything() -> None:
-    gate = Gate(address_rate=1, address_calls=1, address_failed_keys=1)
+    gate = Gate(address_rate=2, address_calls=1, address_failed_keys=1)
     gate.limits.call_begins(1, HERE)
+    gate.limits.ask(HERE, 0.0)
     assert gate.code(head(WRONG)) == "invalid_api_key"
     assert gate.code(head(), calling=True) == "rate_limited"
-    gate.now = 60.0
+    gate.now = 30.0
     assert gate.code(head(), calling=True) == "too_many_calls_from_address"
     gate.limits.call_ends(1)
-    gate.now = 119.0
-    assert gate.code(head(), calling=True) == "rate_limited"
+    assert gate.code(head(), calling=True) == "too_many_failed_keys"
     assert len(gate.checked) == 1
+
+
+def test_who_is_refused_by_one_limit_has_used_nothing_of_the_others() -> None:
+    gate = Gate(address_rate=1, total_rate=2, address_calls=1, address_failed_keys=1)
+    gate.limits.call_begins(1, HERE)
+    for _ in range(5):
+        assert gate.code(head(), calling=True) == "too_many_calls_from_address"
+    gate.limits.call_ends(1)
+    gate.limits.key_failed(HERE, 0.0)
+    for _ in range(5):
+        assert gate.code(head(), calling=True) == "too_many_failed_keys"
+    assert gate.code(head(), THERE) == ""
+    gate.now = 60.0
+    assert gate.code(head(), calling=True) == ""
+    assert gate.code(head(), calling=True) == "rate_limited"
 
 
 def test_calls_do_not_count_for_what_is_none() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from tests.certificates import Authority
 from tests.pools import DEADLINE, PoolServer
@@ -406,7 +406,8 @@ def test_a_worker_that_dies_ends_the_call_and_the_next_one_works(
 
 
 def test_a_server_that_refuses_though_it_has_lines(server: PoolServer, visit: Visit) -> None:
-    """As behind a proxy that passes on no upgrades: no wait for a line would end."""
+    """As behind a proxy that passes on no upgrades, or from an address that has asked too often and
+    gets no status any more: no wait for a line would end."""
     script = """
       const Real = WebSocket;
       window.WebSocket = class extends Real {
@@ -417,6 +418,15 @@ def test_a_server_that_refuses_though_it_has_lines(server: PoolServer, visit: Vi
     """
     wait_in_line(server)
     caller = visit(server, MICROPHONE, script)
+    statuses = iter(["has lines"])
+
+    def answer(route: Route) -> None:
+        if next(statuses, ""):
+            route.continue_()
+        else:
+            route.fulfill(status=429, body="{}")
+
+    caller.page.route("**/status", answer)
     caller.page.get_by_role("button", name="Start talking").click()
     caller.notice("and yet refuses the call")
     caller.state("ended")

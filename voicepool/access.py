@@ -149,12 +149,13 @@ class Access:
         address = parse_address(peer)
         if address is None:
             return peer
-        hops = [hop for hop in head.tokens("x-forwarded-for") if hop]
-        while hops and address in self._proxies:
-            hop = parse_address(hops.pop())
-            if hop is None:
-                break
-            address = hop
+        if address in self._proxies:
+            hops = [hop for hop in head.tokens("x-forwarded-for") if hop]
+            while hops and address in self._proxies:
+                hop = parse_address(hops.pop())
+                if hop is None:
+                    break
+                address = hop
         return str(address)
 
     def stands_for_many(self, address: str) -> bool:

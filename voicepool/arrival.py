@@ -8,7 +8,7 @@ from typing import Final
 
 from voicepool.frontdoor import has_end
 from voicepool.listener import Address
-from voicepool.proxied import HeaderReader
+from voicepool.proxied import Announced, HeaderReader
 from voicepool.request import MAX_HEAD
 from voicepool.tlspump import Tls
 
@@ -16,16 +16,13 @@ _HANDSHAKE_RECORD: Final = 22
 """The first byte of a TLS connection (RFC 8446, 5.1)."""
 
 
-class Arrival:
+class Arrival(Announced):
     """A client on its way to a complete request head."""
 
     def __init__(
         self, sock: socket.socket, address: Address, announced: HeaderReader | None = None
     ) -> None:
-        """`announced`: as `Visitor` has it."""
-        self.sock = sock
-        self.address = address
-        self.announced = announced
+        super().__init__(sock, address, announced)
         self.tls: Tls | None = None
         """None until it has said something."""
         self.secure = False
@@ -38,12 +35,8 @@ class Arrival:
 
         Raises OSError, and PlainText where the client does not try to speak TLS, and BadHeader.
         """
-        if self.announced is not None:
-            header = self.announced.read()
-            if header is None:
-                return False
-            self.announced = None
-            self.address = header.source or self.address
+        if not self.learn_address():
+            return False
         if self.tls is None:
             first = self.sock.recv(1, socket.MSG_PEEK)
             if not first:

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from voicepool.answers import refuse
+from voicepool.answers import Rejection, refuse
 from voicepool.countdown import Countdown
 from voicepool.farewells import Farewells, OnRefused
 from voicepool.listener import Address, Doorway
@@ -245,7 +245,7 @@ class Heads:
         self._newcomers.discard(visitor)
 
 
-def refuse_header(error: BadHeader) -> bytes:
+def refuse_header(error: BadHeader) -> Rejection:
     """The answer to a trusted proxy that sends no PROXY header, or a wrong one."""
     message = (
         f"connections to this server must begin with a PROXY header, which is wrong here: {error}; "

@@ -79,8 +79,8 @@ class WorkerHandle:
         self._pidfd: int | None = None
         self._status: int | None = None
         """The worker's /proc/self/status."""
-        self._believed = 0
-        """The most private host bytes that it was believed to have."""
+        self._held = 0
+        """The most host bytes that it was seen to hold; 0: nobody has looked."""
         self._read_all = True
         """Whether all that it said has been read when it ends; else it broke the protocol."""
         self._messages = Allowance(MOST_MESSAGES, MESSAGES_A_SECOND)
@@ -143,15 +143,16 @@ class WorkerHandle:
             foreign.hang_up(self.candidate.visitor.sock)
             self.candidate = None
 
-    def credible(self, private: int) -> int:
-        """What to believe of a worker's word about its memory: no more than the kernel says.
+    def credible(self, said: int) -> int:
+        """What to believe of a worker's word about its memory: no more than the kernel says. Bytes.
 
         Else one that somebody has taken over could say that nobody has room beside it.
         """
-        if private > self._believed and self._status is not None:
-            private = min(private, linux.held_bytes(self._status))
-        self._believed = max(self._believed, private)
-        return private
+        if said > self._held and self._status is not None:
+            self._held = max(self._held, linux.held_bytes(self._status))
+        # Its last words may be heard after its end, when there is nothing to see any more: what was
+        # seen before holds, and one that was never looked at has not had a caller yet.
+        return min(said, self._held) if self._held else said
 
     def take_back(self) -> Candidate | None:
         """The caller who was offered in vain."""

@@ -141,7 +141,7 @@ class Metrics:
 
 
 def _percentiles(recent: Sequence[float]) -> dict[str, float | int | None]:
-    samples = list(recent)
+    samples = sorted(recent)  # for all percentiles, which sort what they get
     return {
         "p50": round(percentile(samples, 0.5), 6) if samples else None,
         "p95": round(percentile(samples, 0.95), 6) if samples else None,

@@ -1,10 +1,39 @@
-"""The PROXY protocol on a socket: the header is taken off it, and not a byte more."""
+"""The PROXY protocol on a socket: the header is taken off it, and not a byte more.
+
+Announced       a connection of which a header may say for whom it is
+HeaderReader    awaits that header
+"""
 
 from __future__ import annotations
 
 import socket
 
+from voicepool.listener import Address
 from voicepool.proxyheader import MAX_HEADER, ProxyHeader, parse_header
+
+
+class Announced:
+    """An accepted connection, and whose it is."""
+
+    __slots__ = ("address", "announced", "sock")
+
+    def __init__(
+        self, sock: socket.socket, address: Address, announced: HeaderReader | None = None
+    ) -> None:
+        """`announced`: a PROXY header will say who it is; until then `address` is the proxy's."""
+        self.sock = sock
+        self.address = address
+        self.announced = announced
+
+    def learn_address(self) -> bool:
+        """Whether it is known for whom the connection is. Raises as `HeaderReader.read`."""
+        if self.announced is not None:
+            header = self.announced.read()
+            if header is None:
+                return False
+            self.announced = None
+            self.address = header.source or self.address
+        return True
 
 
 class HeaderReader:

@@ -2,8 +2,9 @@
 Pure: the time is an argument, on any clock that never goes back.
 
 Rates are token buckets: what a limit allows in a minute may come at once, and then again as it
-flows back. Whoever is refused pays nothing for having asked. What is remembered of addresses is
-bounded; who has not been heard of for longest is forgotten first, which does him no harm.
+flows back. Whoever is refused by a limit, whichever it is, pays nothing for having asked. What is
+remembered of addresses is bounded; who has not been heard of for longest is forgotten first, which
+does him no harm.
 """
 
 from __future__ import annotations
@@ -99,9 +100,27 @@ class Limits:
         """From now on these; what was counted counts."""
         self._rules = rules
 
-    def ask(self, address: str, now: float) -> Limited | None:
-        """Somebody asks for a call, or for something that takes a key: counted, or refused."""
-        key, rules = address_key(address), self._rules
+    def ask(
+        self, address: str, now: float, *, calling: bool = False, tries_key: bool = False
+    ) -> Limited | None:
+        """Somebody asks for a call, or for something that takes a key: counted, or refused.
+
+        `tries_key`: a wrong key of his would be counted.
+        """
+        limited = self._above_rate(address, now)
+        if limited is None and calling:
+            limited = self.one_more_call(address)
+        if limited is None and tries_key:
+            limited = self.try_key(address, now)
+        if limited is None:
+            self._take(address, now)
+        return limited
+
+    def _above_rate(self, address: str, now: float) -> Limited | None:
+        rules = self._rules
+        if not (rules.address_rate or rules.total_rate):
+            return None
+        key = address_key(address)
         if rules.address_rate and (wait := self._requests.wait(key, rules.address_rate, now)):
             return _later(
                 wait,
@@ -114,11 +133,13 @@ class Limits:
                 TOTAL_RATE,
                 f"this server answers {rules.total_rate} such requests a minute, and gets more",
             )
-        if rules.address_rate:
-            self._requests.take(key, rules.address_rate, now)
-        if rules.total_rate:
-            self._total.take(b"", rules.total_rate, now)
         return None
+
+    def _take(self, address: str, now: float) -> None:
+        if rate := self._rules.address_rate:
+            self._requests.take(address_key(address), rate, now)
+        if rate := self._rules.total_rate:
+            self._total.take(b"", rate, now)
 
     # -- keys
 

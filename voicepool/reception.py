@@ -127,6 +127,10 @@ class Reception:
         if self.paths is None or head.path not in self.paths:
             page = self._pages.answer(head) if self.has_page else None
             return page or self._not_found(head)
+        return self._answer_caller(visitor, head)
+
+    def _answer_caller(self, visitor: Visitor, head: Head) -> bytes | None:
+        """Whoever asks for a call, at a path that takes them: as `_answer`."""
         if not head.upgrades:
             return refuse(
                 426,

@@ -16,7 +16,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from voicepool import keysfile
 from voicepool.config import Settings
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("voicepool.supervisor")
 
+T = TypeVar("T")
 Reread = Callable[[], Settings]
 """Reads the settings, and the keys, from where the start took them. May block; raises
 ConfigError."""
@@ -39,25 +40,26 @@ READING_SECONDS: Final = 30.0
 """How long that may take: a file on a network mount that is gone is never read."""
 
 
-async def read_in_time(reread: Reread, deadline: float = READING_SECONDS) -> Settings:
-    """Raises ConfigError, also when it takes more than `deadline` seconds.
+async def read_in_time(reader: Callable[[], T], deadline: float = READING_SECONDS) -> T:
+    """What `reader` brings, which looks at files. Raises what it raises, and ConfigError when it
+    takes more than `deadline` seconds.
 
     In a thread of its own, which nobody waits for: that of an executor would keep a server that is
     told to stop from ending.
     """
-    settings: Future[Settings] = Future()
-    settings.set_running_or_notify_cancel()  # so that whoever gives up leaves it as it is
+    found: Future[T] = Future()
+    found.set_running_or_notify_cancel()  # so that whoever gives up leaves it as it is
 
     def read() -> None:
         try:
-            settings.set_result(reread())
+            found.set_result(reader())
         except Exception as error:  # noqa: BLE001 - for whoever waits
-            settings.set_exception(error)
+            found.set_exception(error)
 
     threading.Thread(target=read, name="vp-settings", daemon=True).start()
     try:
         async with asyncio.timeout(deadline):
-            return await asyncio.wrap_future(settings)
+            return await asyncio.wrap_future(found)
     except TimeoutError:
         raise ConfigError(
             f"the settings could not be read within {deadline:g} s: see whether the disk or mount "
@@ -149,6 +151,7 @@ class Reloader:
     async def _carry_out(self, change: Plan) -> None:
         """Raises ConfigError and OSError; then nothing has changed."""
         pages = Pages(change.settings.static)
+        advice = await read_in_time(lambda: keysfile.advice(change.settings))
         forker, trial = await self._bring_up(change.settings)
         old = self._supervisor.renew(change.settings, pages, forker, trial.paths, trial.private)
         self.forkers.discard(forker)
@@ -156,7 +159,7 @@ class Reloader:
         self.count += 1
         for name in change.fixed:
             log.warning("setting needs a restart", extra={"setting": name})
-        for line in keysfile.advice(change.settings):
+        for line in advice:
             log.warning("advice", extra={"advice": line})
         log.info("reloaded", extra={"changed": ", ".join(change.changed)})
         await self._retire(old)

@@ -38,8 +38,12 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-def seconds(section: str, default: float, help: str, *, zero: bool = False) -> float:
-    bound: dict[str, Any] = {"least": 0} if zero else {"above": 0}
+def seconds(
+    section: str, default: float, help: str, *, zero: bool = False, least: float | None = None
+) -> float:
+    if zero:
+        least = 0
+    bound: dict[str, Any] = {"above": 0} if least is None else {"least": least}
     return setting(section, default, help, unit="seconds", **bound)
 
 

@@ -48,6 +48,9 @@ class Settings:
         "",
         "file of keys with names, scopes and expiry, as hashes; see voicepool key --help",
     )
+    keys: tuple[Key, ...] = ()
+    """All keys without their texts, once `keysfile.sealed` has made them; `api_keys` and
+    `admin_keys` are empty then."""
     no_auth: bool = setting(
         "server", False, "let anyone call although the address is public and no key is set"
     )
@@ -132,9 +135,6 @@ class Settings:
         least=0,
         most=1_000_000,
     )
-    keys: tuple[Key, ...] = ()
-    """All keys without their texts, once `keysfile.sealed` has made them; `api_keys` and
-    `admin_keys` are empty then."""
     # [pool]
     workers: int = setting(
         "pool", 2, "warm workers to keep ready; unset: max_connections", least=1, most=4096
@@ -161,7 +161,9 @@ class Settings:
     hello_timeout: float = seconds("pool", 30.0, "time from fork to a worker's first message")
     warm_up_timeout: float = seconds("pool", 300.0, "time a worker has to load its engines")
     ack_timeout: float = seconds("pool", 3.0, "time a worker has to take the caller handed to it")
-    heartbeat_interval: float = seconds("pool", 2.0, "time between a worker's signs of life")
+    heartbeat_interval: float = seconds(
+        "pool", 2.0, "time between a worker's signs of life", least=0.05
+    )
     heartbeat_timeout: float = seconds("pool", 20.0, "silence after which a worker is killed")
     stop_timeout: float = seconds("pool", 5.0, "time a worker has to exit when told to")
     drain_timeout: float = seconds("pool", 30.0, "time calls have to end after SIGTERM", zero=True)

@@ -34,12 +34,8 @@ class Turnstile:
         """Who that is, or why not. `check` judges the key."""
         now = self._clock()
         address = self.access.client_address(head, peer)
-        limited = self._limits.ask(address, now)
-        if limited is None and calling:
-            limited = self._limits.one_more_call(address)
         tries = self._tries_a_key(head, address)
-        if limited is None and tries:
-            limited = self._limits.try_key(address, now)
+        limited = self._limits.ask(address, now, calling=calling, tries_key=tries)
         if limited is not None:
             return self._deny(limited, address)
         admitted = check(head)

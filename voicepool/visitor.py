@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from voicepool.listener import Address
-from voicepool.proxied import HeaderReader
+from voicepool.proxied import Announced, HeaderReader
 from voicepool.request import MAX_HEAD, Head
 
 
@@ -30,34 +30,21 @@ CROWDED: Final = Refusal(
 )
 
 
-class Visitor:
+class Visitor(Announced):
     """One accepted connection that nothing has been read from but a PROXY header."""
 
-    __slots__ = ("address", "announced", "head", "peeked", "sock")
+    __slots__ = ("head", "peeked")
 
     def __init__(
         self, sock: socket.socket, address: Address, announced: HeaderReader | None = None
     ) -> None:
-        """`announced`: a PROXY header will say who it is; until then `address` is the proxy's."""
-        self.sock = sock
-        self.address = address
-        self.announced = announced
+        super().__init__(sock, address, announced)
         self.peeked = b""
         """What the last peek saw."""
         self.head: Head | None = None
 
     def fileno(self) -> int:
         return self.sock.fileno()
-
-    def learn_address(self) -> bool:
-        """Whether it is known for whom the connection is. Raises as `HeaderReader.read`."""
-        if self.announced is not None:
-            header = self.announced.read()
-            if header is None:
-                return False
-            self.announced = None
-            self.address = header.source or self.address
-        return True
 
     def peek(self) -> bool:
         """Look at what is there; whether there is more than last time. Raises OSError, also

@@ -141,22 +141,22 @@ class Workforce:
             case ipc.Ready():
                 log.info("worker ready", extra={"worker": number, "pid": handle.pid})
                 self.warmed_up = True
-                handle.pss = message.pss
-                self._chronicle.ready(number)
+                handle.pss = handle.credible(message.pss)
                 tell(pool.WorkerReady(number, handle.credible(message.private)))
+                self._chronicle.ready(number)
                 self._probe.moved()
             case ipc.Accepted():
                 handle.accepted()
                 tell(pool.SessionAccepted(number))
                 self._chronicle.accepted(number, now)
             case ipc.Ended():
-                handle.pss = message.pss
+                handle.pss = handle.credible(message.pss)
                 limit = next((one for one in LIMITS_OF_A_CALL if one == message.limit), None)
                 tell(pool.SessionEnded(number, handle.credible(message.private), limit))
                 self._chronicle.ended(number, message.outcome)
                 self._take(message.figures)
             case ipc.Beat():
-                handle.pss = message.pss
+                handle.pss = handle.credible(message.pss)
                 tell(pool.Heartbeat(number, handle.credible(message.private)))
                 self._take(message.figures)
             case ipc.Failed():

@@ -73,18 +73,7 @@ def measure(
 
     Raises CallError where a server cannot be started or does not answer.
     """
-    fitting = replace(
-        settings,
-        host="127.0.0.1",
-        port=0,
-        api_keys=(),
-        admin_keys=(),
-        keys_file="",
-        workers=users,
-        max_connections=users,
-        app="",
-        log_level="error",
-    )
+    fitting = for_measuring(settings, users)
     for kind in kinds:
         tell(f"{kind}: starting")
         before = vram_used()
@@ -98,6 +87,31 @@ def measure(
                 host, after = server.memory(), vram_used()
         device = None if before is None or after is None else max(0, after - before)
         yield Startup(kind, started, tuple(took), host, device)
+
+
+def for_measuring(settings: Settings, users: int) -> Settings:
+    """The same pipeline for so many users, on a server that whoever measures it can reach and see:
+    what the operator's own keeps others from is not measured."""
+    return replace(
+        settings,
+        host="127.0.0.1",
+        port=0,
+        agent_port=0,
+        api_keys=(),
+        admin_keys=(),
+        keys_file="",
+        proxy_protocol=False,
+        tls_cert="",
+        tls_key="",
+        address_calls=0,
+        address_rate=0,
+        total_rate=0,
+        inspectable=True,  # what its processes take is read in /proc
+        workers=users,
+        max_connections=users,
+        app="",
+        log_level="error",
+    )
 
 
 class _Server:

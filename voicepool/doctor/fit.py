@@ -28,8 +28,9 @@ Whisper base, Kokoro and the VAD it was seen to take 0.8 GB."""
 
 FILES: Final = 64
 """Files that a server has open by itself, at most."""
-FILES_PER_WORKER: Final = 3
-"""Its control socket, its life-line and its pidfd. A caller's own socket is the worker's."""
+FILES_PER_WORKER: Final = 4
+"""Its control socket, its life-line, its pidfd, its status in /proc. A caller's own socket is the
+worker's."""
 FAREWELLS: Final = 256
 """Answered clients that are still there, at most; each may have a file on its way."""
 TASKS: Final = 64

@@ -208,6 +208,7 @@ def _person(service: Service) -> Iterator[Finding]:
 # --- files -----------------------------------------------------------------------------------
 
 _OTHERS: Final = 0o007
+_SECRET: Final = ("environment", "keys", "key")
 
 
 def _files(service: Service) -> Iterator[Finding]:
@@ -233,7 +234,7 @@ def _file(file: File, group: str) -> Finding | None:
             f"{name} cannot be read by the service's user",
             f"{_share(file.path, group)}, and let that group into the folders above it",
         )
-    if file.mode is not None and file.mode & _OTHERS and file.holds in ("environment", "key"):
+    if file.mode is not None and file.mode & _OTHERS and file.holds in _SECRET:
         keep = "600" if file.holds == "environment" else "640"
         return problem(
             f"{name} can be read by everybody on this host", f"sudo chmod {keep} {file.path}"
@@ -242,7 +243,11 @@ def _file(file: File, group: str) -> Finding | None:
 
 
 def _make(file: File) -> str:
-    return f"sudo touch {file.path}" if file.holds == "settings" else f"put it at {file.path}"
+    remedies = {
+        "settings": f"sudo touch {file.path}",
+        "keys": f"sudo voicepool key new NAME --file {file.path}",
+    }
+    return remedies.get(file.holds, f"put it at {file.path}")
 
 
 def _keys(service: Service, settings: Settings) -> Iterator[Finding]:
@@ -281,6 +286,7 @@ def _port(port: Port, service: Service) -> Finding:
     process = f"{who} (pid {port.pid})" if port.pid else who
     name = f"voicepool {port.version}".rstrip() if port.answers else process
     running = service.unit.get("ActiveState") == "active"
+    ours = port.pid is not None and str(port.pid) in ("1", service.unit.get("MainPID"))
     if not port.taken:
         if running or service.socket.active:
             return problem(f"nobody listens on {port.address}, though it is active", _LOG)
@@ -294,7 +300,9 @@ def _port(port: Port, service: Service) -> Finding:
         return ok(f"{name} answers on {port.address}")
     if service.socket.active and not running:
         return ok(f"voicepool.socket listens on {port.address}")
-    if running and port.pid is not None and str(port.pid) in ("1", service.unit.get("MainPID")):
+    if running and not port.asked and (ours or port.pid is None):
+        return ok(f"{process} listens on {port.address}; only its proxies can ask it for more")
+    if running and ours:
         return note(f"the service listens on {port.address}, but does not answer", _LOG)
     return problem(
         f"{name if not port.answers else f'another {name}'} listens on {port.address}",

@@ -177,7 +177,11 @@ def _files(service: Unit, settings: Settings) -> Iterator[File]:
     account = _account(service.get("User"))
     if started:
         yield file(started[1], "settings", account)
-    for path, holds in ((settings.tls_cert, "certificate"), (settings.tls_key, "key")):
+    for path, holds in (
+        (settings.keys_file, "keys"),
+        (settings.tls_cert, "certificate"),
+        (settings.tls_key, "key"),
+    ):
         if path:
             yield file(Path(path), holds, account)
     # systemd reads it, before it becomes that user.
@@ -246,11 +250,13 @@ def port(settings: Settings, service: Unit, socket: Unit) -> Port:
     pid, name = found
     if socket.active and service.get("ActiveState") != "active":
         return Port(address, True, pid, name)
+    if settings.proxy_protocol:
+        return Port(address, True, pid, name, asked=False)
     # A key is for the service alone, not for whoever else may have the port.
     ours = pid is not None and str(pid) in ("1", service.get("MainPID"))
     key = settings.admin_keys[0] if ours and settings.admin_keys else ""
     answers, version = _in_time(lambda: _asked(host, settings, key)) or (False, "")
-    return Port(address, True, pid, name, answers, version)
+    return Port(address, True, pid, name, answers=answers, version=version)
 
 
 def listener(host: str, port: int) -> tuple[int | None, str] | None:

@@ -46,7 +46,7 @@ class File(msgspec.Struct, frozen=True):
 
     path: str
     holds: str
-    """ "settings", "key", "certificate" or "environment"."""
+    """ "settings", "keys", "key", "certificate" or "environment"."""
     mode: int | None = None
     """None: it is not there, or not for us to look at."""
     there: bool = True
@@ -71,6 +71,8 @@ class Port(msgspec.Struct, frozen=True):
     pid: int | None = None
     """Who listens; None: nobody, or it may not be seen."""
     process: str = ""
+    asked: bool = True
+    """False: it takes PROXY headers, so only its proxies can ask it anything."""
     answers: bool = False
     """As a voicepool does."""
     version: str = ""

@@ -130,7 +130,8 @@ export class Call extends EventTarget {
           // It may have become full meanwhile, or be down, or not know the key.
           const status = await this.#pool.status(signal);
           if (status === "key") throw new CallFailed("key");
-          refusals = status.warm > 0 ? refusals + 1 : 0;
+          // No counts: that was refused as well, and the server has just said that it is ready.
+          refusals = typeof status === "string" || status.warm > 0 ? refusals + 1 : 0;
           if (refusals === REFUSALS) throw new CallFailed("refused");
         }
       }

@@ -26,8 +26,8 @@ const FAILED = {
   away: AWAY,
   key: "The server does not know this key.",
   refused:
-    "The server has free lines, and yet refuses the call. Your address may have as many calls as " +
-    "one may have; or the key is not for calls; or a proxy does not pass on Host and Upgrade.",
+    "The server has free lines, and yet refuses the call. Perhaps too many came from your address: try " +
+    "again in a minute. Or the key is not for calls; or a proxy does not pass on Host and Upgrade.",
 };
 const NO_KEY = "Give the server's key first.";
 const UNSENDABLE =
