@@ -368,14 +368,23 @@ def test_a_process_ends_with_its_call(taken: PoolServer) -> None:
 # --- what others can see ---------------------------------------------------------------------
 
 
-def test_status_and_logs_name_no_key_and_no_caller(start_pool: Start) -> None:
-    server = start_pool(api_keys=[KEY], admin_keys=[KEY], app="tests.apps.echo:create")
-    authorization = {"Authorization": f"Bearer {KEY}"}
-    with server.call(additional_headers=authorization) as caller:
+AUTHORIZATION = {"Authorization": f"Bearer {KEY}"}
+
+
+@contextlib.contextmanager
+def introduced(server: PoolServer) -> Iterator[tuple[ClientConnection, dict[str, Any]]]:
+    """A caller with the key who has said his name, and what the app was told of him."""
+    with server.call(additional_headers=AUTHORIZATION) as caller:
         hello = json.loads(caller.recv(timeout=DEADLINE))
         caller.send("my name is Rumpelstiltskin")
         caller.recv(timeout=DEADLINE)
-        code, report = server.get("/status", **authorization)
+        yield caller, hello
+
+
+def test_status_and_logs_name_no_key_and_no_caller(start_pool: Start) -> None:
+    server = start_pool(api_keys=[KEY], admin_keys=[KEY], app="tests.apps.echo:create")
+    with introduced(server) as (caller, hello):
+        code, report = server.get("/status", **AUTHORIZATION)
         assert code == 200
         _, host, port, identity = hello["caller"]
         assert (host, port) == caller.socket.getsockname()
@@ -393,15 +402,12 @@ def test_status_and_logs_name_no_key_and_no_caller(start_pool: Start) -> None:
 
 def test_metrics_name_no_key_and_no_caller(start_pool: Start) -> None:
     server = start_pool(api_keys=[KEY], admin_keys=[KEY], app="tests.apps.echo:create")
-    authorization = {"Authorization": f"Bearer {KEY}"}
-    with server.call(additional_headers=authorization) as caller:
-        hello = json.loads(caller.recv(timeout=DEADLINE))
-        caller.send("my name is Rumpelstiltskin")
-        caller.recv(timeout=DEADLINE)
+    with introduced(server) as (_, hello):
+        pass
     server.get("/status", Authorization="Bearer Rumpelstiltskin")
-    server.get("/Rumpelstiltskin", **authorization)
+    server.get("/Rumpelstiltskin", **AUTHORIZATION)
     server.logged("call ended")
-    status, _, text = scraping.get(server, **authorization)
+    status, _, text = scraping.get(server, **AUTHORIZATION)
     assert status == 200
     seen = scraping.parse(text)
     assert seen.of("refusals_total")["invalid_api_key"] == 1, "so what follows is of this server"
