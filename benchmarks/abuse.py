@@ -87,8 +87,7 @@ class _Memory:
             nonlocal peak
             while not done.wait(WATCH_SECONDS):
                 for worker in self._pool.workers:
-                    with contextlib.suppress(OSError):  # it may end at any moment
-                        peak = max(peak, anonymous_bytes(worker))
+                    peak = max(peak, anonymous_bytes(worker))
 
         thread = threading.Thread(target=watch)
         thread.start()

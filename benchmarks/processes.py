@@ -31,7 +31,10 @@ def _rollup(pid: int) -> dict[str, int]:
 
 def anonymous_bytes(pid: int) -> int:
     """Memory of `pid` that is in no file, shared with its parent or not; 0 once it has ended."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
     fields = dict(line.split(":", 1) for line in lines)
     return int(fields.get("RssAnon", "0").split()[0]) * 1024
 

@@ -29,10 +29,8 @@ class Peak:
         self.bytes = 0
 
     def look(self) -> int:
-        pids = [worker["pid"] for worker in self._server.workers()]
-        found = max(
-            (anonymous_bytes(pid) for pid in pids if pid in self._server.family()), default=0
-        )
+        workers = self._server.workers()
+        found = max((anonymous_bytes(worker["pid"]) for worker in workers), default=0)
         self.bytes = max(self.bytes, found)
         return found
 

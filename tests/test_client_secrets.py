@@ -157,8 +157,9 @@ def test_a_secret_opens_calls_and_the_counts_and_nothing_else(server: PoolServer
         code, body = server.get(path, method, Authorization=f"Bearer {secret}")
         assert (code, body["error"]["code"]) == (401, "invalid_api_key")
     code, body = server.get("/status", Authorization=f"Bearer {secret}")
-    assert (code, body) == server.get("/status", Authorization=f"Bearer {KEY}")
     assert (code, body.keys()) == (200, {"pool"})
+    _, seen_by_key = server.get("/status", Authorization=f"Bearer {KEY}")
+    assert body["pool"].keys() == seen_by_key["pool"].keys()  # counts themselves may move on
     with call(server, secret, "openai-organization.o", "openai-project.p") as client:
         assert greeting(client)["type"] == "realtime"
 
