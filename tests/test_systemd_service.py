@@ -20,6 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.certificates import Authority
 from tests.pools import DEADLINE, hello
+from tests.rawhttp import upgrade
 from tests.systemd.machine import ROOT, Machine, needed, unavailable
 from voicepool import keysfile, unit, unithost
 from voicepool.config import Settings
@@ -124,6 +125,11 @@ class Service:
         assert any("as this doctor" in finding["text"] for finding in found["findings"])
         return {(f["mark"], f["text"]) for f in found["findings"] if f["mark"] != "ok"}
 
+    def connect(self) -> socket.socket:
+        """As `call`, for who says everything himself."""
+        plain = socket.create_connection(("127.0.0.1", self.port), DEADLINE)
+        return self.trust.wrap_socket(plain, server_hostname="localhost") if self.trust else plain
+
     def call(self) -> ClientConnection:
         url = f"{'wss' if self.trust else 'ws'}://127.0.0.1:{self.port}/echo"
         return connect(url, proxy=None, open_timeout=DEADLINE, ssl=self.trust)
@@ -188,7 +194,7 @@ class Load:
                 self.failures.append(repr(error))
                 self._stop.set()
             with self._changed:
-                self.served += 1
+                self.served += not self.failures
                 self._changed.notify_all()
 
     def __enter__(self) -> Load:
@@ -205,7 +211,7 @@ class Load:
         """Wait until so many more have been served."""
         with self._changed:
             goal = self.served + by
-            self._changed.wait_for(lambda: self.served >= goal, DEADLINE)
+            self._changed.wait_for(lambda: self.failures or self.served >= goal, DEADLINE)
         assert self.failures == []
 
 
@@ -294,6 +300,28 @@ def test_restart_under_load_refuses_nobody(
             assert service.pid != before
             load.grows(3)
     assert load.failures == []
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_who_is_on_the_way_in_at_a_restart_is_served(
+    make_service: Callable[..., Service], secure: bool
+) -> None:
+    service = make_service(activated=True)
+    if secure:
+        service.secure()
+    service.start()
+    with service.connect() as caller:
+        head = upgrade()
+        caller.sendall(head[:-2])
+        if not secure:  # that who speaks TLS has been let in is known by the handshake
+            with service.call() as later:
+                hello(later)
+        service.machine.systemctl("restart", "--no-block", NAME)
+        service.machine.until(
+            lambda: "no more callers are let in" in service.log, "leaves the queue to the next"
+        )
+        caller.sendall(head[-2:])
+        assert caller.recv(65536).startswith(b"HTTP/1.1 101 ")
 
 
 def test_first_caller_starts_the_service(make_service: Callable[..., Service]) -> None:

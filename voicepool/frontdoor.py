@@ -92,6 +92,11 @@ class FrontDoor:
         """Visitors whose head is incomplete."""
         return len(self._heads)
 
+    @property
+    def deserted(self) -> bool:
+        """Whether it has been left, and nobody who came before that is still on the way in."""
+        return self.doorway.deserted and not self._heads
+
     def open(self) -> None:
         """Begin to accept."""
         self.doorway.open(self._admit)

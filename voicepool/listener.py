@@ -50,6 +50,10 @@ class Doorway(Protocol):
     def leave(self) -> None:
         """Close the listener and leave who stands in its queue to whoever else has it open."""
 
+    @property
+    def deserted(self) -> bool:
+        """Whether it has been left, and nobody whom it let in is still on the way to `admit`."""
+
     async def shut(self, patience: float) -> None:
         """Take in who stands in the accept queue, then close the listener. Nothing, once left."""
 
@@ -89,6 +93,11 @@ class Acceptor:
     def leave(self) -> None:
         self._disarm()
         self._listener.close()
+
+    @property
+    def deserted(self) -> bool:
+        """Nobody is on the way for longer than a call."""
+        return self._listener.fileno() < 0
 
     async def shut(self, patience: float = 0.0) -> None:
         """Takes no time: whoever is in the queue has connected already."""

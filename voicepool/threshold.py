@@ -76,7 +76,8 @@ class Threshold:
         return True
 
     def _see_in(self, deadline: float, then: Callable[[], None]) -> None:
-        if (self._waiting or self._door.heads) and self._loop.time() < deadline:
+        on_the_way = bool(self._waiting) or not self._door.deserted
+        if on_the_way and self._loop.time() < deadline:
             self._loop.call_later(LOOK_SECONDS, self._see_in, deadline, then)
         else:
             then()

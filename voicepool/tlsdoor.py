@@ -158,6 +158,10 @@ class TlsDoor:
                 self._running.helper.channel.send(ipc.Leave())
         self._listener.close()
 
+    @property
+    def deserted(self) -> bool:
+        return self._closing and (self._running is None or self._silent.is_set())
+
     async def shut(self, patience: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
