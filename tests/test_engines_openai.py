@@ -282,26 +282,34 @@ async def test_after_the_first_token_it_is_not(
 
 
 @pytest.mark.parametrize(
-    ("status", "says", "again"),
+    ("status", "says", "patience"),
     [
-        (400, "failed .400.", False),
-        (401, "refuses the key", False),
-        (404, "no such model", False),
-        (500, "failed .500.", True),
-        (429, "failed .429.", True),
+        (400, "failed .400.", 3600.0),  # not tried again, whatever patience there is
+        (401, "refuses the key", 3600.0),
+        (404, "no such model", 3600.0),
+        (500, "failed .500.", 0.0),
+        (429, "failed .429.", 0.0),
     ],
 )
 async def test_refusals_are_told_without_the_conversation(
-    monkeypatch: pytest.MonkeyPatch, status: int, says: str, again: bool
+    monkeypatch: pytest.MonkeyPatch, status: int, says: str, patience: float
 ) -> None:
-    monkeypatch.setattr(retrying, "CALL_PATIENCE", 0.3)
+    monkeypatch.setattr(retrying, "CALL_PATIENCE", patience)
     with serving(status=status, error=f"bad words: {SECRET}") as server:
         async with closing(made(server)) as model:
             with pytest.raises(EngineError, match=says) as raised:
                 await say(model, SECRET)
     assert not isinstance(raised.value, EngineUnavailable)
     assert SECRET not in str(raised.value)
-    assert (len(chats(server)) > 1) is again
+    assert len(chats(server)) == 1
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+async def test_what_may_pass_is_tried_again(status: int) -> None:
+    with serving(status=status, failures=1) as server:
+        async with closing(made(server)) as model:
+            assert await say(model, "Hello?") == Script().reply
+    assert len(chats(server)) == 2
 
 
 async def test_a_server_that_went_away_is_found_again(
