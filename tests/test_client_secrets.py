@@ -22,6 +22,7 @@ from websockets.typing import Subprotocol
 
 from tests.pools import DEADLINE, PoolServer, hello
 from tests.rawhttp import Answer, exchange, parse, read_all
+from tests.scraping import scrape
 from voicepool.keys import plain
 from voicepool.request import MAX_BODY
 
@@ -372,10 +373,13 @@ def test_what_an_app_makes_of_a_session_reaches_its_call(start_pool: Start) -> N
 
 
 def test_what_an_app_refuses(start_pool: Start) -> None:
-    server = start_pool(app="tests.apps.presetting:Presetting", api_keys=[KEY])
+    admin = "another-that-is-long-enough"
+    server = start_pool(app="tests.apps.presetting:Presetting", api_keys=[KEY], admin_keys=[admin])
     refused = ask(server, SECRETS, b'{"session":{"instructions":"!refuse"}}')
     assert (refused.status, refused.error["code"]) == (400, "no")
     assert refused.error["param"] == "session.instructions"
+    counted = scrape(server, Authorization=f"Bearer {admin}").of("refusals_total")
+    assert counted["invalid_session"] == 1
     for _ in range(40):
         failed = ask(server, SECRETS, b'{"session":{"instructions":"!fault"}}')
         assert (failed.status, failed.error["code"]) == (500, "server_error")

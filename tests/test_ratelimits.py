@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from voicepool.addresses import address_key
 from voicepool.ratelimits import Buckets, Limited, Limits, RateRules
 
-HERE, THERE = "203.0.113.7", "198.51.100.8"
+HERE, THERE, THIRD = "203.0.113.7", "198.51.100.8", "192.0.2.9"
 
 
 def refused(found: Limited | None) -> Limited:
@@ -48,6 +48,11 @@ def test_all_together() -> None:
     assert refused(limits.ask(THERE, 0.0)).code == "total_rate_limited"
     # And the other way round: its own two are not gone for that.
     assert limits.ask(THERE, 20.0) is None
+    # Who looks how the server is takes nothing of it and is not held to it, but to his own.
+    assert refused(limits.ask(THIRD, 20.0)).code == "total_rate_limited"
+    assert [limits.ask(THIRD, 20.0, looking=True) for _ in range(2)] == [None] * 2
+    assert refused(limits.ask(THIRD, 20.0, looking=True)).code == "rate_limited"
+    assert limits.ask(THIRD, 50.0) is None
 
 
 def test_no_limit() -> None:

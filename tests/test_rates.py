@@ -74,8 +74,9 @@ def test_rates_hold_before_any_key_is_asked_for(start: Start) -> None:
 
     server.reload(address_rate=0, total_rate=1)
     server.logged("reloaded")
-    assert ask(server).status == 401
-    limited(ask(server, of=THERE, key=KEY), "total_rate_limited")
+    assert ask(server, "/echo").status == 401
+    limited(ask(server, "/echo", of=THERE, key=KEY), "total_rate_limited")
+    assert ask(server, of=THERE, key=ADMIN).status == 200  # an operator sees what goes on
     # What was counted before counts still: the two of HERE have not all flowed back.
     server.reload(address_rate=1, total_rate=0)
     server.until(lambda: sum(line["event"] == "reloaded" for line in server.logs) == 2, "reloaded")

@@ -228,6 +228,7 @@ async def test_no_server(short: Path, tmp_path: Path) -> None:
         ),
         (404, "no", ("takes no calls at /v1/realtime", "404 Not Found")),
         (500, '{"error": []}', ("answered 500",)),
+        (429, '{"error": {"message": "end one call"}}', ("end one call", "--wait")),
         (503, '{"error": {"message": "all busy\\u001b[2J"}}', ("all busy\\x1b[2J", "--wait")),
     ],
 )
@@ -246,8 +247,9 @@ def _response(status: int, body: str, **headers: str) -> Response:
     return Response(status, HTTPStatus(status).phrase, Headers(named | length), body.encode())
 
 
-async def test_waiting_for_a_full_server(short: Path, tmp_path: Path) -> None:
-    full = [_response(503, "{}", Retry_After="1")]
+async def test_waiting_for_a_server_that_takes_the_call_later(short: Path, tmp_path: Path) -> None:
+    limited = '{"error": {"message": "your address has a call; end it; try again in 1 s"}}'
+    refusals = [_response(429, limited, Retry_After="1"), _response(503, "{}", Retry_After="1")]
     told: list[Line] = []
 
     async def play(websocket: ServerConnection) -> None:
@@ -257,13 +259,16 @@ async def test_waiting_for_a_full_server(short: Path, tmp_path: Path) -> None:
         await drain(websocket)
 
     def refuse(_: ServerConnection, __: Request) -> Response | None:
-        return full.pop() if full else None
+        return refusals.pop() if refusals else None
 
     async with serve(play, "127.0.0.1", 0, process_request=refuse) as running:
         url = f"ws://127.0.0.1:{running.sockets[0].getsockname()[1]}/"
         options = TalkOptions(url=url, file=short, out=tmp_path / "a.wav", fast=True, wait=60)
         await talk(options, Report(), told.append)
-    assert told[0].text == "every worker is busy; trying again in 1 s"
+    assert [line.text for line in told[:2]] == [
+        "503 Service Unavailable; trying again in 1 s",
+        "your address has a call; trying again in 1 s",
+    ]
     assert len(read(tmp_path / "a.wav")) == RATE
 
 

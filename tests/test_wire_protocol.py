@@ -216,10 +216,16 @@ def test_an_error_of_the_servers_own_has_no_event_id(wire: Wire) -> None:
     }
 
 
-def test_a_call_that_nobody_uses_ends_with_a_code_that_clients_know(wire: Wire) -> None:
-    (sent,) = wire.take(wire.protocol.idle(600.0))
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [(600.0, "10 minutes"), (60.0, "1 minute"), (90.0, "90 seconds"), (0.5, "0.5 seconds")],
+)
+def test_a_call_that_nobody_uses_ends_with_a_code_that_clients_know(
+    wire: Wire, limit: float, words: str
+) -> None:
+    (sent,) = wire.take(wire.protocol.idle(limit))
     assert sent["error"]["code"] == "session_expired"
-    assert sent["error"]["message"] == "Your session was idle for 10 minutes."
+    assert sent["error"]["message"] == f"Your session was idle for {words}."
     assert wire.actions[-1] == HangUp("idle_limit")
 
 

@@ -31,7 +31,7 @@ class Rejection(bytes):
 
     status: int
     code: str
-    """`error.code` of its body."""
+    """What it is counted as: `error.code` of its body, as a rule."""
 
     @classmethod
     def of(cls, response: bytes, status: int, code: str) -> Rejection:

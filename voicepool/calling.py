@@ -62,11 +62,13 @@ def _split(url: str) -> SplitResult:
     return parts._replace(scheme=scheme, fragment="")
 
 
-class _Full(CallError):
-    """The server has no worker free; `retry_after` is its advice in seconds."""
+class _Later(CallError):
+    """The server takes this caller later: no worker is free (503), or a limit is reached (429)."""
 
-    def __init__(self, message: str, retry_after: float) -> None:
+    def __init__(self, message: str, why: str, retry_after: float) -> None:
+        """`why`: its own words; `retry_after`: its advice in seconds."""
         super().__init__(message, ExitCode.UNREACHABLE)
+        self.why = why
         self.retry_after = retry_after
 
 
@@ -76,7 +78,8 @@ async def connect(
 ) -> AsyncIterator[ClientConnection]:
     """A connection to `url` for the block; closed after it. `cafile` is for `trusting`.
 
-    While the server is full, tries again for up to `wait` seconds, and tells so each time.
+    While the server asks to come later, tries again for up to `wait` seconds, and tells so each
+    time.
     Raises CallError.
     """
     deadline = time.monotonic() + wait
@@ -85,12 +88,13 @@ async def connect(
         try:
             websocket = await _open(url, api_key, context)
             break
-        except _Full as full:
+        except _Later as later:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise
-            pause = min(full.retry_after, left, _LONGEST_PAUSE)
-            tell(f"every worker is busy; trying again in {pause:.0f} s")
+            pause = min(later.retry_after, left, _LONGEST_PAUSE)
+            # Its advice comes last in what it says, and is taken.
+            tell(f"{later.why.partition(';')[0]}; trying again in {pause:.0f} s")
             await asyncio.sleep(pause)
     async with websocket:
         yield websocket
@@ -167,11 +171,12 @@ def _refused(url: str, response: Response) -> CallError:
         )
     if _code(response) == "insufficient_scope":
         return CallError(_why(response), ExitCode.UNREACHABLE)
-    if status == 503:
-        after = _seconds(response.headers.get("Retry-After", ""))
-        return _Full(
-            f"no call now: {_why(response)}; let talk try for you with: --wait 60",
-            after,
+    if status in (429, 503):
+        why = _why(response)
+        return _Later(
+            f"no call now: {why}; let talk try for you with: --wait 60",
+            why,
+            _seconds(response.headers.get("Retry-After", "")),
         )
     advice = {
         403: "the server does not allow this address or origin (see allowed_hosts in its settings)",

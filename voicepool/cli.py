@@ -376,7 +376,7 @@ def _add_talk(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         type=_duration,
         default=0.0,
-        help="while the server is full, try again for so long",
+        help="while the server is full, or asks to come later, try again for so long",
     )
     parser.add_argument(
         "--timeout",

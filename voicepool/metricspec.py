@@ -95,7 +95,14 @@ REFUSALS: Final = (
         "bad_host",
         "bad_request",
     ),
-    *("request_timeout", "overloaded", "not_found", "tls_required", "bad_proxy_header"),
+    *(
+        "request_timeout",
+        "invalid_session",
+        "overloaded",
+        "not_found",
+        "tls_required",
+        "bad_proxy_header",
+    ),
     *(*CODES, "too_many_heads_from_address"),
 )
 """Reasons that are there from the start, so that their first time is seen as an increase."""
@@ -196,7 +203,8 @@ METRICS: Final = (
         "callers",
         "refusals_total",
         "Requests that were refused, by error.code of the answer; request_timeout where the "
-        "request itself came too late.",
+        "request itself came too late, invalid_session where a client secret was asked for with a "
+        "session that is none.",
         label="reason",
         values=(*REFUSALS, OTHER),
     ),

@@ -9,7 +9,7 @@ from typing import Final
 
 from voicepool import ipc
 from voicepool.access import Admitted
-from voicepool.answers import error_body, refuse, respond
+from voicepool.answers import Rejection, error_body, refuse, respond
 from voicepool.bodies import Bodies
 from voicepool.clientsecrets import PREFIX, ClientSecrets, Full, Grant
 from voicepool.frontdoor import Refusal, Visitor
@@ -17,6 +17,8 @@ from voicepool.openaiapi import FORMS, BadOrder, Order, read_order, secret_made
 
 RETRY_SECONDS: Final = 2
 """Retry-After where nobody can judge a session right now: the app is being started again."""
+
+INVALID_SESSION: Final = "invalid_session"
 
 OnAnswer = Callable[[ipc.Preview | None], None]
 
@@ -112,5 +114,7 @@ def _param(form: str, preview: ipc.Preview) -> str | None:
     return preview.param.removeprefix("session").removeprefix(".") or None
 
 
-def _invalid(message: str, code: str, param: str | None) -> bytes:
-    return respond(400, error_body(message, code, param=param))
+def _invalid(message: str, code: str, param: str | None) -> Rejection:
+    """Counted as INVALID_SESSION: its codes are the app's words, and as many as it likes."""
+    response = respond(400, error_body(message, code, param=param))
+    return Rejection.of(response, 400, INVALID_SESSION)

@@ -101,22 +101,29 @@ class Limits:
         self._rules = rules
 
     def ask(
-        self, address: str, now: float, *, calling: bool = False, tries_key: bool = False
+        self,
+        address: str,
+        now: float,
+        *,
+        calling: bool = False,
+        looking: bool = False,
+        tries_key: bool = False,
     ) -> Limited | None:
         """Somebody asks for a call, or for something that takes a key: counted, or refused.
 
-        `tries_key`: a wrong key of his would be counted.
+        `looking`: he asks how the server is; the total rate is not for that, or nobody could see
+        what it holds back. `tries_key`: a wrong key of his would be counted.
         """
-        limited = self._above_rate(address, now)
+        limited = self._above_rate(address, now, looking)
         if limited is None and calling:
             limited = self.one_more_call(address)
         if limited is None and tries_key:
             limited = self.try_key(address, now)
         if limited is None:
-            self._take(address, now)
+            self._take(address, now, looking)
         return limited
 
-    def _above_rate(self, address: str, now: float) -> Limited | None:
+    def _above_rate(self, address: str, now: float, looking: bool) -> Limited | None:
         rules = self._rules
         if not (rules.address_rate or rules.total_rate):
             return None
@@ -127,6 +134,8 @@ class Limits:
                 RATE,
                 f"your address may ask {rules.address_rate} times a minute, and asks more often",
             )
+        if looking:
+            return None
         if rules.total_rate and (wait := self._total.wait(b"", rules.total_rate, now)):
             return _later(
                 wait,
@@ -135,10 +144,10 @@ class Limits:
             )
         return None
 
-    def _take(self, address: str, now: float) -> None:
+    def _take(self, address: str, now: float, looking: bool) -> None:
         if rate := self._rules.address_rate:
             self._requests.take(address_key(address), rate, now)
-        if rate := self._rules.total_rate:
+        if (rate := self._rules.total_rate) and not looking:
             self._total.take(b"", rate, now)
 
     # -- keys

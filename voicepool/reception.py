@@ -224,7 +224,9 @@ class Reception:
         """What shows the inside of the server, to whom that is for; of the status, callers get as
         much as a page needs to draw the pool."""
         is_head = head.method == "HEAD"
-        denied = self._turnstile.pass_through(head, visitor.address[0], self._check_onlooker)
+        denied = self._turnstile.pass_through(
+            head, visitor.address[0], self._check_onlooker, looking=True
+        )
         if not isinstance(denied, Denied):
             if head.path == METRICS:
                 text, content_type = self._metrics(", ".join(head.all("accept")))

@@ -30,12 +30,13 @@ class Turnstile:
         check: Callable[[Head], Admitted | Denied],
         *,
         calling: bool = False,
+        looking: bool = False,
     ) -> Admitted | Denied:
-        """Who that is, or why not. `check` judges the key."""
+        """Who that is, or why not. `check` judges the key; for the rest see `Limits.ask`."""
         now = self._clock()
         address = self.access.client_address(head, peer)
         tries = self._tries_a_key(head, address)
-        limited = self._limits.ask(address, now, calling=calling, tries_key=tries)
+        limited = self._limits.ask(address, now, calling=calling, looking=looking, tries_key=tries)
         if limited is not None:
             return self._deny(limited, address)
         admitted = check(head)

@@ -93,16 +93,21 @@ def unknown_previous(item_id: str) -> WireError:
     )
 
 
-def session_expired(minutes: float) -> WireError:
+def session_expired(limit: float) -> WireError:
+    """`limit` in seconds, here and below."""
     return WireError(
-        "session_expired",
-        f"Your session hit the maximum duration of {minutes:g} minutes.",
+        "session_expired", f"Your session hit the maximum duration of {_in_words(limit)}."
     )
 
 
-def session_idle(minutes: float) -> WireError:
+def session_idle(limit: float) -> WireError:
     """The code is that of the longest duration: there is no other that clients know."""
-    return WireError("session_expired", f"Your session was idle for {minutes:g} minutes.")
+    return WireError("session_expired", f"Your session was idle for {_in_words(limit)}.")
+
+
+def _in_words(seconds: float) -> str:
+    amount, unit = (seconds, "second") if seconds % 60 else (seconds / 60, "minute")
+    return f"{amount:g} {unit}" if amount == 1 else f"{amount:g} {unit}s"
 
 
 def no_responses() -> WireError:

@@ -307,12 +307,12 @@ class RealtimeProtocol:
 
     def expire(self, limit: float) -> list[Action]:
         """The call is closed next, for it has lasted `limit` seconds."""
-        expired = errors.session_expired(limit / 60)
+        expired = errors.session_expired(limit)
         return [*self._error(expired, None), actions.HangUp(expired.message)]
 
     def idle(self, limit: float) -> list[Action]:
         """The call is closed next, for nobody has used it for `limit` seconds."""
-        return [*self._error(errors.session_idle(limit / 60), None), actions.HangUp("idle_limit")]
+        return [*self._error(errors.session_idle(limit), None), actions.HangUp("idle_limit")]
 
     def _session(self, kind: str) -> Event:
         return {"type": f"session.{kind}", "session": self._config.shown}
