@@ -141,6 +141,15 @@ def test_no_difference_is_taken_while_something_else_of_ours_happens(
     assert story.see(hidden(9_000), *between).vram.get(2) is None
 
 
+def test_who_load_at_once_share_the_difference() -> None:
+    story = Story()
+    story.see(hidden(0))
+    story.see(hidden(12_000), "idle")  # the pilot, and an LLM
+    story.see(hidden(14_000), "idle", "loading", "loading")
+    story.see(hidden(17_000), "idle", "idle", "loading")
+    assert story.see(hidden(18_000), "idle", "idle", "idle").vram == dict.fromkeys((1, 2, 3), 3000)
+
+
 def test_no_difference_is_taken_between_different_crews() -> None:
     story = Story()
     story.see(hidden(3_000), "idle")

@@ -2,8 +2,8 @@
 
 NVML lists processes by the numbers of its own PID namespace. Where those are ours, a worker's VRAM
 is what is listed for it. In a container they are others, or nothing is listed; then what a worker
-takes is inferred from how much fuller its device is once it is ready than it was before it came,
-as long as nothing else of ours came, went or was in a call meanwhile.
+takes is inferred from how much fuller its device has become between two moments when all of ours
+that were on it were idle, and none had gone meanwhile: those who came share it evenly.
 
 Such a difference also holds what strangers did meanwhile, such as an LLM server that loads its
 model when it is first asked, which is while the first worker warms up. So the first difference is
@@ -51,10 +51,10 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """One device at a moment when nothing of ours changed."""
+    """One device at a moment when all workers on it were idle."""
 
     used: int
-    phases: Mapping[int, Phase]
+    workers: frozenset[int]
 
 
 class Attribution:
@@ -65,10 +65,9 @@ class Attribution:
         self._estimate = estimate
         self._differences: deque[int] = deque(maxlen=REMEMBERED)
         self._frames: dict[str, _Frame] = {}
-        """The last quiet one of each device."""
-        self._before: dict[int, _Frame | None] = {}
-        """That of each worker's device when the worker was first seen; None once it is of no more
-        use."""
+        """The last one of each device."""
+        self._known: set[int] = set()
+        """Workers that have been seen."""
         self._listed: frozenset[int] = frozenset()
         """Process ids in the last sight that were not those of workers then."""
         self._doubtful: set[int] = set()
@@ -98,14 +97,13 @@ class Attribution:
 
     def _meet(self, crew: Crew) -> None:
         """Welcome those who are new, forget those who are gone."""
-        for number, member in crew.items():
-            if number not in self._before:
-                self._before[number] = self._frames.get(member.device)
-                if member.pid in self._listed:
-                    self._doubtful.add(number)
-        for number in self._before.keys() - crew.keys():
-            del self._before[number]
-            self._doubtful.discard(number)
+        self._doubtful &= crew.keys()
+        self._doubtful |= {
+            number
+            for number, member in crew.items()
+            if number not in self._known and member.pid in self._listed
+        }
+        self._known = set(crew)
 
     def _look_for(self, gpus: Mapping[str, Gpu | None], crew: Crew) -> None:
         if self.visible:
@@ -135,18 +133,18 @@ class Attribution:
     # -- by differences
 
     def _compare(self, device: str, used: int, crew: Crew) -> None:
-        """Take the differences that workers have made who have just become ready."""
-        phases = {number: m.phase for number, m in crew.items() if m.device == device}
-        for number, phase in phases.items():
-            before = self._before[number]
-            if phase == "loading" or before is None:
-                continue
-            self._before[number] = None
-            rest = {other: phase for other, phase in phases.items() if other != number}
-            alone = before.phases == rest and all(phase == "idle" for phase in rest.values())
-            if phase == "idle" and alone:
-                self._differences.append(max(0, used - before.used))
-        self._frames[device] = _Frame(used, phases)
+        """Take the difference that those have made who have come since the last frame.
+
+        They may be several: workers that load at once, or faster than one looks.
+        """
+        here = {number: m.phase for number, m in crew.items() if m.device == device}
+        if any(phase != "idle" for phase in here.values()):
+            return
+        before = self._frames.get(device)
+        if before is not None and before.workers < here.keys():
+            newcomers = len(here) - len(before.workers)
+            self._differences.append(max(0, used - before.used) // newcomers)
+        self._frames[device] = _Frame(used, frozenset(here))
 
     def _guess(self) -> int | None:
         if not self._differences:
