@@ -359,6 +359,24 @@ async def test_out_of_band_responses_are_made_beside_the_conversation() -> None:
         assert (started[aside].previous_id, started[main].previous_id) == (None, "item_1")
 
 
+async def test_a_model_is_told_of_messages_as_of_a_conversation() -> None:
+    calls = (ToolCall("call_1", "look", "{}"), ToolCall("call_2", "go", "{}"))
+    results = [Message("tool", "Done.", tool_call_id=call.call_id) for call in calls]
+    given = [
+        Message("user", "Look and go."),
+        *(Message("assistant", "", (call,)) for call in calls),
+        *results,
+        Message("assistant", ""),  # an item that means nothing to a model, or was not heard
+    ]
+    chosen = engines()
+    async with Call(chosen) as call:
+        call.pipeline.respond(ResponseRequest(messages=given, remember=False))
+        await call.next(ResponseDone)
+    assert isinstance(chosen.llm, ScriptedModel)
+    (asked,) = chosen.llm.requests
+    assert asked.messages == (given[0], Message("assistant", "", calls), *results)
+
+
 async def test_waiting_responses_are_bounded() -> None:
     go = asyncio.Event()
     aside = ResponseRequest(remember=False, speak=False)

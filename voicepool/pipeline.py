@@ -34,7 +34,7 @@ from voicepool.events import (
     TurnCommitted,
 )
 from voicepool.generation import Generation, Voice
-from voicepool.history import Entry, History
+from voicepool.history import Entry, History, told
 from voicepool.listening import Listener
 from voicepool.outbox import Outbox, Pace
 from voicepool.pausing import Pause
@@ -355,9 +355,8 @@ class SpeechPipelineManager:
             await self._understood(response, request)
             said = self._said(response)
             if request.messages is not None:
-                said = [
-                    message for given in request.messages for message in await self._messages(given)
-                ]
+                given = [await self._messages(each) for each in request.messages]
+                said = told(message for messages in given for message in messages)
             return self._generate(*asking.asked(settings, request, said))
 
         response = self._response(request, time.monotonic(), prepare)
