@@ -158,6 +158,14 @@ def test_a_call_makes_the_reason_whatever_the_server_says() -> None:
     assert read(chunk(part), chunk({}, "stop"))[-1] == Finished("tool_calls")
 
 
+def test_a_call_that_the_tokens_did_not_suffice_for_is_none() -> None:
+    first = call_part(id="1", function={"name": "f", "arguments": "{}"})
+    second = {"index": 1, "id": "2", "function": {"name": "g", "arguments": '{"room": "ki'}}
+    deltas = read(chunk(first), chunk({"tool_calls": [second]}), chunk({}, "length"))
+    assert [delta.name for delta in deltas if isinstance(delta, ToolCall)] == ["f"]
+    assert deltas[-1] == Finished("length")
+
+
 def test_usage_may_come_with_any_chunk() -> None:
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
     assert read(chunk({"content": "a"}, "stop", usage=usage))[-1] == Finished("stop", 7, 3)

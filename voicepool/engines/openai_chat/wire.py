@@ -77,10 +77,11 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 
 def reason(given: str | None, *, called: bool) -> Literal["stop", "length", "tool_calls"]:
-    """Why a generation ended; `called`: it called tools, whatever the server names it."""
-    if called:
-        return "tool_calls"
-    return "length" if given == "length" else "stop"
+    """Why a generation ended; `called`: it called tools, whatever the server names it, unless it
+    ran out of tokens."""
+    if given == "length":
+        return "length"
+    return "tool_calls" if called else "stop"
 
 
 def context_of(model: Mapping[str, Any]) -> int:
