@@ -406,7 +406,7 @@ class SpeechPipelineManager:
     ) -> Response:
         return Response(
             new_id("resp"),
-            request,
+            asking.settled(self._settings, request),
             spoken=asking.voice(self._settings, request) is not None,
             channel=self._channel,
             stopwatch=Stopwatch(asked),
