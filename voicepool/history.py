@@ -59,9 +59,10 @@ class History:
 
     @property
     def awaits_answer(self) -> bool:
-        """Whether the caller has the last word, as far as the language model is told."""
+        """Whether the last word is the caller's, or a tool's, as far as the language model is
+        told."""
         messages = self.messages()
-        return bool(messages) and messages[-1].role == "user"
+        return bool(messages) and messages[-1].role in ("user", "tool")
 
     @property
     def last_id(self) -> str | None:

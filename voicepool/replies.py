@@ -37,7 +37,7 @@ class Replies:
         self._answer: Response | None = None
         """The last answer to a turn; the only one that may wait."""
         self._gave_way = False
-        """It ended because the caller spoke, and no answer has come after it."""
+        """A reply ended because the caller spoke, and no answer has come after it."""
         self._closed = False
 
     @property
@@ -83,8 +83,8 @@ class Replies:
 
     def interrupt(self) -> None:
         """The caller speaks: whatever the conversation says or is about to say ends."""
-        answer = self._answer
-        self._gave_way = answer is not None and (answer is self.active or answer.unplayed() > 0)
+        playing = any(response.unplayed() for response in self._made)
+        self._gave_way = playing or self.active is not None
         for response in self._made:
             if response.unplayed():
                 response.interrupt()
