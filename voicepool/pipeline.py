@@ -223,13 +223,14 @@ class SpeechPipelineManager:
         """Queue a response and return its id.
 
         A response that is remembered begins at once, or raises ResponseActive (`.response_id`)
-        while there is another. Those out of band are made beside it, a few at a time; too many
-        that wait raise ResponseActive too.
+        while there is another, unless that is the answer to a turn and nobody has been told of it:
+        then this one answers the turn. Those out of band are made beside it, a few at a time; too
+        many that wait raise ResponseActive too.
         """
-        self._replies.check(remember=request.remember)
+        self._replies.check(request)
         self._speculator.discard()
         response = self._requested(request)
-        self._replies.submit(response)
+        self._replies.request(response)
         return response.response_id
 
     def cancel(
