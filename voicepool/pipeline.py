@@ -375,8 +375,11 @@ class SpeechPipelineManager:
     async def _understood(self, response: Response, request: ResponseRequest) -> None:
         """Wait for the words that the request is about."""
         given = request.messages
-        if given is None or any(isinstance(message, Said) for message in given):
-            await self._transcriber.last_transcribed(response.stopwatch)
+        items = None
+        if given is not None:
+            items = [message.item_id for message in given if isinstance(message, Said)]
+        if items != []:
+            await self._transcriber.last_transcribed(response.stopwatch, items)
             await self._clips.settled()
 
     async def _messages(self, given: Message | Said | asyncio.Task[str]) -> list[Message]:
