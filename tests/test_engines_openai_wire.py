@@ -117,6 +117,13 @@ def test_tools_are_sent_with_the_choice(choice: str) -> None:
     assert sent["tools"][0]["function"]["parameters"] == {"type": "object", "properties": {}}
 
 
+def test_a_choice_is_one_of_the_tools() -> None:
+    tools = [Tool("f"), Tool("g")]
+    chosen = {"type": "function", "function": {"name": "g"}}
+    assert wire.tools(ChatRequest([], tools, "g"))["tool_choice"] == chosen
+    assert wire.tools(ChatRequest([], tools, "gone"))["tool_choice"] == "auto"
+
+
 # --- and back
 
 

@@ -61,12 +61,16 @@ def _arguments(call: ToolCall) -> str:
 
 
 def tools(request: ChatRequest) -> dict[str, Any]:
-    """The request's fields `tools` and `tool_choice`; none where it has no tools."""
+    """The request's fields `tools` and `tool_choice`; none where it has no tools.
+
+    A choice that is none of the tools is as "auto": servers would refuse the whole conversation.
+    """
     if not request.tools:
         return {}
     choice: str | dict[str, Any] = request.tool_choice
     if choice not in ("auto", "none", "required"):
-        choice = {"type": "function", "function": {"name": choice}}
+        known = any(tool.name == choice for tool in request.tools)
+        choice = {"type": "function", "function": {"name": choice}} if known else "auto"
     return {"tools": [_tool(tool) for tool in request.tools], "tool_choice": choice}
 
 
