@@ -117,6 +117,13 @@ def test_tools_are_sent_with_the_choice(choice: str) -> None:
     assert sent["tools"][0]["function"]["parameters"] == {"type": "object", "properties": {}}
 
 
+def test_a_choice_is_one_of_the_tools() -> None:
+    tools = [Tool("f"), Tool("g")]
+    chosen = {"type": "function", "function": {"name": "g"}}
+    assert wire.tools(ChatRequest([], tools, "g"))["tool_choice"] == chosen
+    assert wire.tools(ChatRequest([], tools, "gone"))["tool_choice"] == "auto"
+
+
 # --- and back
 
 
@@ -156,6 +163,14 @@ def test_text_that_is_held_back_comes_before_a_call() -> None:
 def test_a_call_makes_the_reason_whatever_the_server_says() -> None:
     part = call_part(id="1", function={"name": "f", "arguments": "{}"})
     assert read(chunk(part), chunk({}, "stop"))[-1] == Finished("tool_calls")
+
+
+def test_a_call_that_the_tokens_did_not_suffice_for_is_none() -> None:
+    first = call_part(id="1", function={"name": "f", "arguments": "{}"})
+    second = {"index": 1, "id": "2", "function": {"name": "g", "arguments": '{"room": "ki'}}
+    deltas = read(chunk(first), chunk({"tool_calls": [second]}), chunk({}, "length"))
+    assert [delta.name for delta in deltas if isinstance(delta, ToolCall)] == ["f"]
+    assert deltas[-1] == Finished("length")
 
 
 def test_usage_may_come_with_any_chunk() -> None:

@@ -168,6 +168,14 @@ async def test_a_message_is_spoken_to_its_end_before_the_calls_after_it() -> Non
     assert [clause.start for clause in clauses] == [0, 0], "a second message begins anew"
 
 
+@pytest.mark.parametrize("voice", [Voice(), None])
+async def test_empty_lines_alone_are_no_message(voice: Voice | None) -> None:
+    call = ToolCall("call_1", "look", "{}")
+    cues: list[Cue] = [TextDelta("\n\n"), call, TextDelta("\n"), TextDelta("\n One."), Finished()]
+    parts = await Maker(cues).parts(voice)
+    assert parts[:2] == [call, TextDelta("One.")]
+
+
 async def test_a_model_that_forgets_to_say_that_it_is_done() -> None:
     parts = await Maker([TextDelta("One")]).parts()
     assert parts[-1] == Finished()

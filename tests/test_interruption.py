@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -18,7 +19,14 @@ from tests.instruments import (
     silence,
     speech,
 )
-from voicepool.engines.base import Finished, Message, TextDelta, ToolCall, ToolCallDelta
+from voicepool.engines.base import (
+    ChatRequest,
+    Finished,
+    Message,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+)
 from voicepool.events import (
     FinalTranscript,
     Interrupted,
@@ -275,6 +283,28 @@ async def test_a_cough_does_not_cost_an_answer_of_which_nothing_was_heard(
         go.set()
         await call.next(ResponseDone, lambda done: done.status == "completed")
         assert call.pipeline.history.messages() == [QUESTION, Message("assistant", "Noon.")]
+
+
+async def test_a_cough_does_not_cost_what_is_made_of_a_tools_result() -> None:
+    never, asked = asyncio.Event(), ToolCall("call", "look", "{}")
+
+    def reply(request: ChatRequest) -> Sequence[Cue]:
+        if request.messages[-1].role != "tool":
+            return [asked, Finished("tool_calls")]
+        return [never] if len(model.requests) == 2 else says("Noon.")(request)
+
+    chosen = engines(reply, stt=ScriptedRecognizer([QUESTION.content, ""]))
+    assert isinstance(chosen.llm, ScriptedModel)
+    model = chosen.llm
+    async with Call(chosen) as call:
+        await call.hear(*TURN)
+        await call.next(ResponseDone)
+        call.pipeline.insert("result", Message("tool", "12:00", tool_call_id="call"))
+        call.pipeline.respond(ResponseRequest())
+        await until(lambda: len(model.requests) == 2)
+        await call.hear(*COUGH)
+        await call.next(ResponseDone, lambda done: done.status == "completed")
+        assert call.pipeline.history.messages()[-1] == Message("assistant", "Noon.")
 
 
 @pytest.mark.parametrize("end", ["heard", "cancelled"])

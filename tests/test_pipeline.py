@@ -359,6 +359,56 @@ async def test_out_of_band_responses_are_made_beside_the_conversation() -> None:
         assert (started[aside].previous_id, started[main].previous_id) == (None, "item_1")
 
 
+@pytest.mark.parametrize("words", ["wait", ""])
+async def test_what_is_asked_for_while_an_answer_waits_for_words_takes_its_place(
+    words: str,
+) -> None:
+    """Nobody has been told of the answer, and to a cough there will be none."""
+    stt = ScriptedRecognizer([words])
+    chosen = engines(says("Noon."), stt=stt)
+    async with Call(chosen, speculate=False) as call:
+        call.pipeline.insert("item_q", Message("user", "what time is it"))
+        await call.hear(silence(500), speech(600))
+        await call.next(SpeechStarted)
+        stt.gate.clear()
+        await call.hear(silence(800))
+        await call.next(TurnCommitted)
+        with pytest.raises(ResponseActive):  # it answers something else
+            call.pipeline.respond(ResponseRequest(messages=[Message("user", "judge")]))
+        asked = call.pipeline.respond(ResponseRequest(tag="asked"))
+        with pytest.raises(ResponseActive) as caught:
+            call.pipeline.respond(ResponseRequest())
+        assert caught.value.response_id == asked
+        stt.gate.set()
+        done = await call.next(ResponseDone)
+        assert (done.response_id, done.status) == (asked, "completed")
+        (started,) = call.all(ResponseStarted)
+        assert started.request.tag == "asked"
+        assert started.spoke_until is not None, "it is the answer to the turn"
+    assert isinstance(chosen.llm, ScriptedModel)
+    (request,) = chosen.llm.requests
+    said = [message.content for message in request.messages]
+    assert said == ["what time is it", *filter(None, [words])]
+
+
+async def test_a_model_is_told_of_messages_as_of_a_conversation() -> None:
+    calls = (ToolCall("call_1", "look", "{}"), ToolCall("call_2", "go", "{}"))
+    results = [Message("tool", "Done.", tool_call_id=call.call_id) for call in calls]
+    given = [
+        Message("user", "Look and go."),
+        *(Message("assistant", "", (call,)) for call in calls),
+        *results,
+        Message("assistant", ""),  # an item that means nothing to a model, or was not heard
+    ]
+    chosen = engines()
+    async with Call(chosen) as call:
+        call.pipeline.respond(ResponseRequest(messages=given, remember=False))
+        await call.next(ResponseDone)
+    assert isinstance(chosen.llm, ScriptedModel)
+    (asked,) = chosen.llm.requests
+    assert asked.messages == (given[0], Message("assistant", "", calls), *results)
+
+
 async def test_waiting_responses_are_bounded() -> None:
     go = asyncio.Event()
     aside = ResponseRequest(remember=False, speak=False)

@@ -426,6 +426,21 @@ async def test_a_response_to_a_turn_whose_words_are_yet_to_come() -> None:
         assert [each.content for each in asked[0].messages] == ["Judge.", "what was said"]
 
 
+async def test_a_response_is_shown_as_it_is_made_whatever_the_session_is_by_then() -> None:
+    async with calling(engines(), **MANUAL) as (client, _):
+        await client.send("response.create")
+        spoken = {"output": {"voice": "another"}}
+        changed = {"output_modalities": ["text"], "max_output_tokens": 9, "audio": spoken}
+        await client.send("session.update", session=changed)
+        created = (await client.until("response.created"))["response"]
+        assert created["output_modalities"] == ["audio"]
+        assert created["max_output_tokens"] == "inf"
+        assert created["audio"]["output"]["voice"] == "tone"
+        part = await client.until("response.content_part.added")
+        assert part["part"]["type"] == "audio"
+        await client.until("response.done")
+
+
 async def test_deleted_items_are_not_in_the_prompt() -> None:
     asked: list[ChatRequest] = []
 

@@ -32,6 +32,7 @@ from voicepool.events import (
     ResponseDone,
     ResponseRequest,
     ResponseStarted,
+    Said,
     SpeechStarted,
     TranscriptFailed,
 )
@@ -102,6 +103,24 @@ async def test_a_manual_turn_that_cannot_be_transcribed_matters_until_something_
         assert (await call.next(ResponseDone)).reason == "stt"
         call.pipeline.insert("item_1", Message("user", "typed"))
         call.pipeline.respond(ResponseRequest())
+        assert (await call.next(ResponseDone)).status == "completed"
+
+
+@pytest.mark.parametrize("about", ["conversation", "item"])
+async def test_a_turn_that_fails_costs_no_reply_to_what_came_after_it(about: str) -> None:
+    stt = ScriptedRecognizer([EngineError("no")])
+    async with Call(engines(stt=stt), PipelineSettings(turns=None)) as call:
+        call.pipeline.insert("item_1", Message("user", "typed before"))
+        stt.gate.clear()
+        await call.hear(speech(300))
+        await call.pipeline.commit()
+        if about == "conversation":
+            call.pipeline.insert("item_2", Message("user", "typed after"))
+            call.pipeline.respond(ResponseRequest())
+        else:
+            call.pipeline.respond(ResponseRequest(messages=[Said("item_1")], remember=False))
+        stt.gate.set()
+        await call.next(TranscriptFailed)
         assert (await call.next(ResponseDone)).status == "completed"
 
 

@@ -171,10 +171,13 @@ def test_an_item_can_be_deleted_while_it_is_being_made(wire: Wire) -> None:
         events.MessageStarted("resp_1", "item_a", 0, None, spoken=True),
     )
     wire.say("conversation.item.delete", item_id="item_a")
-    wire.hear(
+    told = wire.hear(
         events.MessageDone("resp_1", "item_a", 0, "", complete=False),
         events.ResponseDone("resp_1", "cancelled", "client_cancelled"),
     )
+    kinds = [event["type"] for event in told]
+    assert kinds[-2:] == ["response.output_item.done", "response.done"]
+    assert "conversation.item.done" not in kinds, "clients would put it into their history again"
     assert not wire.brackets.open
     (error,) = wire.say("conversation.item.retrieve", item_id="item_a")
     assert error["type"] == "error"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from voicepool.engines.base import ChatRequest, Message
@@ -41,6 +42,16 @@ def voice(settings: PipelineSettings, request: ResponseRequest) -> Voice | None:
     if not _given(request.speak, settings.speak):
         return None
     return Voice(_given(request.voice, settings.voice), settings.speed)
+
+
+def settled(settings: PipelineSettings, request: ResponseRequest) -> ResponseRequest:
+    """The request with what a client is told of its response decided: `settings` may change."""
+    return replace(
+        request,
+        speak=_given(request.speak, settings.speak),
+        voice=_given(request.voice, settings.voice),
+        max_tokens=_given(request.max_tokens, settings.max_tokens) or "inf",
+    )
 
 
 def _given(value: T | None, default: T) -> T:

@@ -157,6 +157,7 @@ class TranscriptFailed:
 class ResponseStarted:
     response_id: str
     request: ResponseRequest
+    """With `speak`, `voice` and `max_tokens` as they were settled when it was asked for."""
     spoke_until: float | None = None
     """When the caller's speech ended that it is the first to answer (monotonic clock, seconds);
     None where it answers no speech."""

@@ -216,6 +216,9 @@ class Generation:
                     await self.llm_generator.aclose()
 
     async def _write_text(self, text: str) -> None:
+        if not self._in_message:
+            # Many models write empty lines before they call a tool, or begin: they are no message.
+            text = text.lstrip()
         if not text:
             return
         self._in_message = True

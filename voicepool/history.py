@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from voicepool.engines.base import Message
@@ -58,9 +59,10 @@ class History:
 
     @property
     def awaits_answer(self) -> bool:
-        """Whether the caller has the last word, as far as the language model is told."""
+        """Whether the last word is the caller's, or a tool's, as far as the language model is
+        told."""
         messages = self.messages()
-        return bool(messages) and messages[-1].role == "user"
+        return bool(messages) and messages[-1].role in ("user", "tool")
 
     @property
     def last_id(self) -> str | None:
@@ -122,32 +124,34 @@ class History:
         entry.settle(message)
 
     def messages(self) -> list[Message]:
-        """What the language model is told, oldest first.
-
-        Left out are entries that are pending and replies of which nothing was heard. What one
-        response made (a message, then tool calls) are entries of their own here, but one
-        assistant message to a model: chat APIs want all calls in the message that their results
-        follow.
-        """
-        told: list[Message] = []
-        for entry in self._entries:
-            message = entry.message
-            if entry.pending:
-                continue
-            if message.role == "assistant":
-                if not message.content and not message.tool_calls:
-                    continue
-                if told and told[-1].role == "assistant" and message.tool_calls:
-                    told[-1] = _joined(told[-1], message)
-                    continue
-            told.append(message)
-        return told
+        """What the language model is told, oldest first: see `told`. Left out are entries that are
+        pending."""
+        return told(entry.message for entry in self._entries if not entry.pending)
 
     def _index(self, item_id: str) -> int:
         for index, entry in enumerate(self._entries):
             if entry.item_id == item_id:
                 return index
         raise UnknownItem(item_id)
+
+
+def told(messages: Iterable[Message]) -> list[Message]:
+    """These messages as a language model is told them.
+
+    Left out are replies of which nothing was heard. What one response made (a message, then tool
+    calls) are messages of their own here, but one assistant message to a model: chat APIs want all
+    calls in the message that their results follow.
+    """
+    kept: list[Message] = []
+    for message in messages:
+        if message.role == "assistant":
+            if not message.content and not message.tool_calls:
+                continue
+            if kept and kept[-1].role == "assistant" and message.tool_calls:
+                kept[-1] = _joined(kept[-1], message)
+                continue
+        kept.append(message)
+    return kept
 
 
 def _joined(first: Message, second: Message) -> Message:

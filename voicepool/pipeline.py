@@ -34,7 +34,7 @@ from voicepool.events import (
     TurnCommitted,
 )
 from voicepool.generation import Generation, Voice
-from voicepool.history import Entry, History
+from voicepool.history import Entry, History, told
 from voicepool.listening import Listener
 from voicepool.outbox import Outbox, Pace
 from voicepool.pausing import Pause
@@ -223,13 +223,14 @@ class SpeechPipelineManager:
         """Queue a response and return its id.
 
         A response that is remembered begins at once, or raises ResponseActive (`.response_id`)
-        while there is another. Those out of band are made beside it, a few at a time; too many
-        that wait raise ResponseActive too.
+        while there is another, unless that is the answer to a turn and nobody has been told of it:
+        then this one answers the turn. Those out of band are made beside it, a few at a time; too
+        many that wait raise ResponseActive too.
         """
-        self._replies.check(remember=request.remember)
+        self._replies.check(request)
         self._speculator.discard()
         response = self._requested(request)
-        self._replies.submit(response)
+        self._replies.request(response)
         return response.response_id
 
     def cancel(
@@ -355,9 +356,8 @@ class SpeechPipelineManager:
             await self._understood(response, request)
             said = self._said(response)
             if request.messages is not None:
-                said = [
-                    message for given in request.messages for message in await self._messages(given)
-                ]
+                given = [await self._messages(each) for each in request.messages]
+                said = told(message for messages in given for message in messages)
             return self._generate(*asking.asked(settings, request, said))
 
         response = self._response(request, time.monotonic(), prepare)
@@ -375,8 +375,11 @@ class SpeechPipelineManager:
     async def _understood(self, response: Response, request: ResponseRequest) -> None:
         """Wait for the words that the request is about."""
         given = request.messages
-        if given is None or any(isinstance(message, Said) for message in given):
-            await self._transcriber.last_transcribed(response.stopwatch)
+        items = None
+        if given is not None:
+            items = [message.item_id for message in given if isinstance(message, Said)]
+        if items != []:
+            await self._transcriber.last_transcribed(response.stopwatch, items)
             await self._clips.settled()
 
     async def _messages(self, given: Message | Said | asyncio.Task[str]) -> list[Message]:
@@ -407,7 +410,7 @@ class SpeechPipelineManager:
     ) -> Response:
         return Response(
             new_id("resp"),
-            request,
+            asking.settled(self._settings, request),
             spoken=asking.voice(self._settings, request) is not None,
             channel=self._channel,
             stopwatch=Stopwatch(asked),

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from voicepool.errors import ResponseActive
-from voicepool.events import CancelReason
+from voicepool.events import CancelReason, ResponseRequest
 from voicepool.response import Response
 from voicepool.tasks import TaskSet
 
@@ -37,7 +37,7 @@ class Replies:
         self._answer: Response | None = None
         """The last answer to a turn; the only one that may wait."""
         self._gave_way = False
-        """It ended because the caller spoke, and no answer has come after it."""
+        """A reply ended because the caller spoke, and no answer has come after it."""
         self._closed = False
 
     @property
@@ -50,12 +50,28 @@ class Replies:
         """Whether any response is in the making or waiting."""
         return not self.idle or bool(self._aside)
 
-    def check(self, *, remember: bool) -> None:
+    def check(self, request: ResponseRequest) -> None:
         """Raises ResponseActive where a request now would have to wait too long."""
-        if remember and self.active is not None:
+        if request.remember and self.active is not None and not self._takes_over(request):
             raise ResponseActive(self.active.response_id)
         if len(self.waiting) >= MOST_WAITING:
             raise ResponseActive(self.waiting[0].response_id)
+
+    def request(self, response: Response) -> None:
+        """Submit what somebody has asked for, once it is checked.
+
+        It takes the place of an answer that nobody has been told of: it answers that turn too,
+        while the answer itself may come to nothing, where there are no words in the turn."""
+        if self.active is not None and self._takes_over(response.request):
+            response.spoke_until = (self._answer or self.active).spoke_until
+            self._drop_waiting_answer()
+            self.active.close("cancelled")
+            self._gave_way = False
+        self.submit(response)
+
+    def _takes_over(self, request: ResponseRequest) -> bool:
+        untold = self.active is not None and not self.active.started
+        return untold and request.remember and request.messages is None
 
     def submit(self, response: Response) -> None:
         """Make the response as soon as its turn has come."""
@@ -83,8 +99,8 @@ class Replies:
 
     def interrupt(self) -> None:
         """The caller speaks: whatever the conversation says or is about to say ends."""
-        answer = self._answer
-        self._gave_way = answer is not None and (answer is self.active or answer.unplayed() > 0)
+        playing = any(response.unplayed() for response in self._made)
+        self._gave_way = playing or self.active is not None
         for response in self._made:
             if response.unplayed():
                 response.interrupt()

@@ -123,7 +123,7 @@ class Response:
     spoke_until: float | None = None
     """As in ResponseStarted."""
     overdue: bool = False
-    """The answer to the turn before gave way to this one's turn: it may owe that an answer."""
+    """A reply gave way to this one's turn: it may owe an answer to what was said before."""
     started: bool = False
     closed: bool = False
     after: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from voicepool.engines.base import INPUT_RATE, Message, SpeechRecognizer
@@ -107,14 +107,25 @@ class Transcriber:
         await asyncio.shield(turn.transcribing)
         stopwatch.stt, stopwatch.transcript = turn.stt, turn.transcribed
 
-    async def last_transcribed(self, stopwatch: Stopwatch) -> None:
-        """Wait for the words of the last turn. Raises StageFailed."""
+    async def last_transcribed(
+        self, stopwatch: Stopwatch, of: Collection[str] | None = None
+    ) -> None:
+        """Wait for the words of the last turn. Raises StageFailed where there are none and they
+        matter: where the turn is among the items `of`, or, without those, has the last word."""
         turn = self._last
         if turn is None:
             return
-        # A turn that could not be transcribed matters no more once something came after it.
-        if not turn.transcribing.done() or self._history.last_id == turn.entry.item_id:
+        if turn.transcribing.done() and not self._matters(turn, of):
+            return
+        try:
             await self.transcribed(turn, stopwatch)
+        except StageFailed:
+            if self._matters(turn, of):
+                raise
+
+    def _matters(self, turn: Turn, of: Collection[str] | None) -> bool:
+        last = self._history.last_id
+        return turn.entry.item_id in ([last] if of is None else of)
 
     def _open(self, on_partial: Callable[[str, str], None]) -> Utterance:
         settings = self._settings()

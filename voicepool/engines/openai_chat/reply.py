@@ -54,8 +54,9 @@ class Reply:
     def finish(self) -> Iterator[ChatDelta]:
         """What is left when the stream is over."""
         yield from self._rest_of_text()
-        yield from self._calls.finish()
         reason = wire.reason(self._ended, called=self._calls.count > 0)
+        if reason != "length":  # else the last call's arguments break off, and nobody can make it
+            yield from self._calls.finish()
         yield Finished(reason, self.input_tokens, self._output_tokens)
 
     def _rest_of_text(self) -> Iterator[TextDelta]:

@@ -61,12 +61,16 @@ def _arguments(call: ToolCall) -> str:
 
 
 def tools(request: ChatRequest) -> dict[str, Any]:
-    """The request's fields `tools` and `tool_choice`; none where it has no tools."""
+    """The request's fields `tools` and `tool_choice`; none where it has no tools.
+
+    A choice that is none of the tools is as "auto": servers would refuse the whole conversation.
+    """
     if not request.tools:
         return {}
     choice: str | dict[str, Any] = request.tool_choice
     if choice not in ("auto", "none", "required"):
-        choice = {"type": "function", "function": {"name": choice}}
+        known = any(tool.name == choice for tool in request.tools)
+        choice = {"type": "function", "function": {"name": choice}} if known else "auto"
     return {"tools": [_tool(tool) for tool in request.tools], "tool_choice": choice}
 
 
@@ -77,10 +81,11 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 
 def reason(given: str | None, *, called: bool) -> Literal["stop", "length", "tool_calls"]:
-    """Why a generation ended; `called`: it called tools, whatever the server names it."""
-    if called:
-        return "tool_calls"
-    return "length" if given == "length" else "stop"
+    """Why a generation ended; `called`: it called tools, whatever the server names it, unless it
+    ran out of tokens."""
+    if given == "length":
+        return "length"
+    return "tool_calls" if called else "stop"
 
 
 def context_of(model: Mapping[str, Any]) -> int:

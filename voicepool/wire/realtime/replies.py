@@ -86,11 +86,15 @@ class Replies:
         return response.start_call(item, event.output_index, previous)
 
     def _settle(self, ended: list[Event]) -> list[Event]:
-        """The items that are done are messages now."""
+        """The items that are done are messages now; of one that was deleted meanwhile the client
+        hears as of an output, not as of an item of the conversation."""
+        told = []
         for event in ended:
             if event["type"] == "conversation.item.done":
                 entry = self._conversation.get(event["item"]["id"])
-                if entry is not None:
-                    entry.message = items.message_of(entry.item)
-                    self._conversation.resize(entry)
-        return ended
+                if entry is None:
+                    continue
+                entry.message = items.message_of(entry.item)
+                self._conversation.resize(entry)
+            told.append(event)
+        return told
