@@ -247,11 +247,15 @@ class Forker:
                 wait.cancel()
 
     def hand_over(self, successor: Forker) -> None:
-        """Let another serve the forks that no zygote has been asked for; `retire` comes next."""
+        """Let another serve the forks that no zygote has been asked for, and answer what has not
+        been answered; `retire` comes next."""
         self._closing = True
         while self._wanted:
             _, handle = self._wanted.popitem(last=False)
             successor.fork(handle)
+        while self._questions:
+            _, question = self._questions.popitem(last=False)
+            successor.preset(question.session, question.form, question.on_answer)
 
     async def retire(self) -> None:
         """End the zygote and leave everything to others: its workers live on as our children.
