@@ -136,6 +136,8 @@ class Relay:
             self._released.set()
         elif isinstance(renew := received[0], ipc.Renew):
             self._newcomers.renew(DoorRules(renew.trusted_proxies, renew.address_heads))
+            if renew.log_level:
+                logging.getLogger(logs.ROOT).setLevel(renew.log_level.upper())
         else:
             if isinstance(received[0], ipc.Leave):
                 self._acceptor.leave()
