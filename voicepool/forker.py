@@ -164,11 +164,16 @@ class Forker:
         )
 
     def _set_timer(self, seconds: float, callback: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         self._timer = self._loop.call_later(seconds, callback)  # type: ignore[arg-type]
 
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _hung(self) -> None:
+        self._timer = None
         log.error("zygote hangs", extra={"pid": self.pid})
         self._kill()
 
@@ -195,10 +200,9 @@ class Forker:
         # descriptors died with it, and the handles see EOF.
         self._asked.clear()
         self._open_question = None
+        self._stop_timer()
         for number in list(self._questions):
             self._answer(number, None)
-        if self._timer is not None:
-            self._timer.cancel()
         self._gone.set()
         if self._closing or self._broken:
             return
@@ -209,6 +213,7 @@ class Forker:
         self._set_timer(delay, self._restart)
 
     def _restart(self) -> None:
+        self._timer = None
         try:
             self.start()
         except OSError as error:
@@ -220,8 +225,7 @@ class Forker:
     async def close(self) -> None:
         """End the zygote; the workers are gone already. Returns within seconds."""
         self._closing = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         if self._channel is None:
             return
         self._loop.remove_reader(self._channel.fileno())
@@ -264,8 +268,7 @@ class Forker:
         the runtime directory.
         """
         self._closing = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         self._kill()
         await self._gone.wait()
 
@@ -308,8 +311,8 @@ class Forker:
         handle = self._asked.pop(worker, None)
         if self._asked:
             self._set_timer(self._settings.hello_timeout, self._hung)
-        elif self._timer is not None:
-            self._timer.cancel()
+        else:
+            self._stop_timer()
         return handle
 
     # -- questions
@@ -367,8 +370,7 @@ class Forker:
                 ipc.check_version(message.version, "zygote")
                 self._ready = True
                 self._failures = 0
-                if self._timer is not None:
-                    self._timer.cancel()
+                self._stop_timer()
                 self.events.zygote_ready(message.paths, message.private)
                 self._ask()
             case ipc.ZygoteFailed():
