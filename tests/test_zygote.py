@@ -144,6 +144,25 @@ def test_preload_that_exits_is_tried_again(
     server.stage("serving")
 
 
+def test_preload_that_dies_without_a_word_is_told_and_tried_again(
+    start_pool: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = tmp_path / "flag"
+    monkeypatch.setenv("TROUBLE", str(flag))
+    server = start_pool(app="tests.apps.troubled:DiesInPreload", wait=False)
+    assert "signal 9" in server.stage("trouble")["detail"]
+    flag.touch()
+    server.stage("serving")
+
+
+def test_strict_start_fails_where_preload_does(
+    start_pool: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TROUBLE", str(tmp_path / "flag"))
+    server = start_pool(app="tests.apps.troubled:DiesInPreload", strict=True, wait=False)
+    assert server.wait() == 4
+
+
 # --- its death -------------------------------------------------------------------------------
 
 

@@ -92,6 +92,8 @@ class Forker:
         self._asked: OrderedDict[int, WorkerHandle] = OrderedDict()
         """Forks that the living zygote has been asked for and has not answered."""
         self._ready = False
+        self._failed = False
+        """Whether the living zygote has said why it cannot preload."""
         self._closing = False
         self._broken = ""
         """Why no zygote will come up before the configuration has changed."""
@@ -149,6 +151,7 @@ class Forker:
         self._process, self._pidfd = process, pidfd
         self._channel, self._lifeline = channel, lifeline
         self._gone.clear()
+        self._failed = False
         self.restarts += 1
         self._loop.add_reader(ours.fileno(), self._read)
         self._loop.add_reader(self._pidfd, self._exited)
@@ -195,6 +198,7 @@ class Forker:
         os.close(self._lifeline)
         status = process.wait()
         self._process, self._channel, self._pidfd, self._lifeline = None, None, -1, -1
+        mute = not self._ready and not self._failed
         self._ready = False
         # What it has forked without telling us lives on and will say so itself; for the rest the
         # descriptors died with it, and the handles see EOF.
@@ -211,6 +215,8 @@ class Forker:
         delay *= self._rng.uniform(0.5, 1.0)
         log.warning("zygote died", extra={"status": status, "restart_in": round(delay, 3)})
         self._set_timer(delay, self._restart)
+        if mute:
+            self.events.zygote_failed(_died(status), permanent=False)
 
     def _restart(self) -> None:
         self._timer = None
@@ -374,6 +380,7 @@ class Forker:
                 self.events.zygote_ready(message.paths, message.private)
                 self._ask()
             case ipc.ZygoteFailed():
+                self._failed = True
                 self._broken = message.error if message.permanent else ""
                 self.events.zygote_failed(message.error, permanent=message.permanent)
                 self._despair()
@@ -394,3 +401,10 @@ class Forker:
                 self._ask_next()
             case ipc.Reaped():
                 self.events.reaped(message.worker, message.pid, message.status)
+
+
+def _died(status: int) -> str:
+    """What is said of a zygote that did not say itself why it ends; `status` as Popen has it."""
+    how = f"signal {-status}" if status < 0 else f"exit status {status}"
+    why = ", as where memory is short" if status == -signal.SIGKILL else ""
+    return f"the zygote died while it loaded what all workers share ({how}{why}): see the log"

@@ -90,6 +90,8 @@ class Supervisor:
             self.pool, self._carry_out, self._on_moved, self._limits.call_ends
         )
         self._came_up = False
+        self._zygote_error = ""
+        """Why the last zygote could not preload; "" until that happens."""
         self._on_terminal = os.isatty(0)
         self._told: Progress | None = None
         self._zygotes_before = 0
@@ -326,7 +328,13 @@ class Supervisor:
 
     def _progress(self, snapshot: pool.Snapshot) -> tuple[Progress, pool.Snapshot]:
         preloaded = self.reception.paths is not None
-        return progress_of(snapshot, self.settings.workers, preloaded=preloaded), snapshot
+        progress = progress_of(
+            snapshot,
+            self.settings.workers,
+            preloaded=preloaded,
+            zygote_error=self._zygote_error,
+        )
+        return progress, snapshot
 
     # -- zygotes: a reload's, and what the forker tells (ForkerEvents)
 
@@ -353,9 +361,12 @@ class Supervisor:
 
     def zygote_failed(self, error: str, *, permanent: bool) -> None:
         log.error("zygote failed", extra={"error": error, "permanent": permanent})
+        self._zygote_error = error
         self._threshold.open()
         if permanent and self.reception.paths is None:
             self.fail(ExitCode.USAGE, error)
+        elif self.reception.paths is None:
+            self._on_moved()
         else:
             self._announce(Progress("trouble", target=self.settings.workers, detail=error))
 
