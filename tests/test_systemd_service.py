@@ -10,6 +10,7 @@ import socket
 import ssl
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,13 @@ class Service:
         """As `call`, for who says everything himself."""
         plain = socket.create_connection(("127.0.0.1", self.port), DEADLINE)
         return self.trust.wrap_socket(plain, server_hostname="localhost") if self.trust else plain
+
+    def status(self) -> dict[str, Any]:
+        """Without TLS."""
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.port}/status", timeout=DEADLINE
+        ) as told:
+            return json.load(told)  # type: ignore[no-any-return]
 
     def call(self) -> ClientConnection:
         url = f"{'wss' if self.trust else 'ws'}://127.0.0.1:{self.port}/echo"
@@ -321,6 +329,28 @@ def test_who_is_on_the_way_in_at_a_restart_is_served(
             lambda: "no more callers are let in" in service.log, "leaves the queue to the next"
         )
         caller.sendall(head[-2:])
+        assert caller.recv(65536).startswith(b"HTTP/1.1 101 ")
+
+
+def test_who_was_given_to_a_worker_that_hangs_at_a_restart_is_served_by_another(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service(activated=True)
+    service.configure(workers=1, ack_timeout="1h")
+    service.start()
+    (worker,) = service.status()["workers"]
+    pid = service.machine.outside(str(worker["pid"]))
+    os.kill(pid, signal.SIGSTOP)
+    with service.connect() as caller:
+        caller.sendall(upgrade())
+        service.machine.until(
+            lambda: service.status()["pool"]["states"]["assigned"], "gives the caller to the worker"
+        )
+        service.machine.systemctl("restart", "--no-block", NAME)
+        service.machine.until(
+            lambda: "no more callers are let in" in service.log, "leaves the queue to the next"
+        )
+        os.kill(pid, signal.SIGKILL)
         assert caller.recv(65536).startswith(b"HTTP/1.1 101 ")
 
 

@@ -112,7 +112,10 @@ class Supervisor:
         self._waiting = WaitingRoom(lambda number: self._driver.tell(pool.ConnectionLost(number)))
         self._admission = Admission(self._driver, self._waiting, self.door.farewells, self._limits)
         self._threshold = Threshold(
-            self.door, self._waiting, queue_stays=inherited.listener is not None
+            self.door,
+            self._waiting,
+            lambda: self._workforce.offered,
+            queue_stays=inherited.listener is not None,
         )
         self.forker = Forker(settings, runtime.path, self)
         self.probe = HostProbe(
