@@ -216,7 +216,7 @@ class Supervisor:
         """Give up: nothing that waiting could mend."""
         self.exit_code = code
         self._announce(Progress("trouble", detail=error))
-        self._departure.drain()
+        self._departure.give_up()
 
     async def _close(self) -> None:
         self._driver.close()
@@ -308,7 +308,7 @@ class Supervisor:
 
         And that it drains, whenever that begins.
         """
-        if self._came_up and not self.draining:
+        if (self._came_up or self._departure.begun) and not self.draining:
             return
         snapshot = self.pool.snapshot()
         if snapshot.halted and not self._came_up and not self.draining:
@@ -327,7 +327,7 @@ class Supervisor:
         short = self.reception.paths is not None and snapshot.target < self.settings.workers
         if self.settings.strict and not self.draining and (progress.stage == "trouble" or short):
             self.exit_code = ExitCode.CANNOT_WARM
-            self._departure.drain()
+            self._departure.give_up()
 
     def _progress(self, snapshot: pool.Snapshot) -> tuple[Progress, pool.Snapshot]:
         preloaded = self.reception.paths is not None
