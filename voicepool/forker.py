@@ -179,6 +179,10 @@ class Forker:
         self._timer = None
         log.error("zygote hangs", extra={"pid": self.pid})
         self._kill()
+        if not self._ready:
+            self._failed = True  # or it would be said that it died, and of what it may have
+            late = f"what all workers share was not loaded within {PRELOAD_SECONDS:g} s"
+            self.events.zygote_failed(f"{late}: see the log", permanent=False)
 
     def _kill(self) -> None:
         if self._pidfd >= 0:
