@@ -44,7 +44,7 @@ MESSAGES: list[tuple[Any, ipc.Message]] = [
     (ipc.FromWorker, ipc.Ended(PRIVATE, "stopped", "idle_limit", 2 * PRIVATE, Figures())),
     (ipc.FromWorker, ipc.Failed("no model", False)),
     (ipc.ToRelay, ipc.Listen("cert.pem", "key.pem", 5.0, 1024, "info", "auto")),
-    (ipc.ToRelay, ipc.Renew(("192.0.2.0/24",), 64)),
+    (ipc.ToRelay, ipc.Renew(("192.0.2.0/24",), 64, "debug")),
     (ipc.ToRelay, ipc.Shut()),
     (ipc.ToRelay, ipc.Leave()),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pty
@@ -19,10 +20,11 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.pools import DEADLINE, PoolServer, hello
+from voicepool import forker, ipc
 from voicepool.config import Settings
 from voicepool.errors import ConfigError
 from voicepool.reload import plan
-from voicepool.reloader import read_in_time
+from voicepool.reloader import Trial, read_in_time
 
 Start = Callable[..., PoolServer]
 
@@ -300,6 +302,40 @@ def test_no_caller_is_refused_during_reloads(start_pool: Start, spare: int) -> N
     totals = server.status()["totals"]
     assert totals["refused"] == {}
     assert totals["lost"] == 0
+
+
+async def test_what_the_old_zygote_was_asked_is_answered_by_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever wants a client secret in that moment is refused."""
+    monkeypatch.setattr(forker, "ANSWER_SECONDS", DEADLINE)
+    settings = Settings(app="tests.apps.presetting:Presetting")
+    trials = [Trial(), Trial()]
+    old, new = (forker.Forker(settings, tmp_path, trial) for trial in trials)
+    answers: list[ipc.Preview | None] = []
+    answered = asyncio.Event()
+
+    def answer(preview: ipc.Preview | None) -> None:
+        answers.append(preview)
+        if len(answers) == 2:
+            answered.set()
+
+    try:
+        async with asyncio.timeout(DEADLINE):
+            for started, trial in zip((old, new), trials, strict=True):
+                started.start()
+                await trial.ready.wait()
+            assert old.pid is not None
+            os.kill(old.pid, signal.SIGSTOP)
+            for session in (b"{}", b'{"a":1}'):  # one has gone out, one waits for its turn
+                old.preset(session, "realtime", answer)
+            old.hand_over(new)
+            await old.retire()
+            await answered.wait()
+    finally:
+        await old.retire()
+        await new.retire()
+    assert [preview and preview.stored for preview in answers] == [b"stored {}", b'stored {"a":1}']
 
 
 # --- the command -----------------------------------------------------------------------------

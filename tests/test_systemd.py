@@ -230,13 +230,14 @@ def test_server_tells_its_manager_what_it_does(
     assert server.wait() == 0
 
 
+@pytest.mark.parametrize("app", ["FailsToWarm", "DiesInPreload"])
 def test_trouble_is_told_and_no_patience_asked_for(
-    start_pool: Start, manager: Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start_pool: Start, manager: Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, app: str
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
     monkeypatch.setenv("WATCHDOG_USEC", "300000")
     monkeypatch.setenv("TROUBLE", str(tmp_path / "never"))
-    server = start_pool(wait=False, app="tests.apps.troubled:FailsToWarm")
+    server = start_pool(wait=False, app=f"tests.apps.troubled:{app}")
     server.may_log_tracebacks = True
     manager.until("STATUS=trouble: ")
     manager.until("WATCHDOG=1")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +16,11 @@ from typing import Any
 import pytest
 
 from tests.pools import DEADLINE
-from voicepool import pool
+from voicepool import forker, pool
 from voicepool.health import OVERDUE_SECONDS, ailment
 from voicepool.poolview import Snapshot
 from voicepool.progress import Progress
+from voicepool.reloader import Trial
 from voicepool.rules import pool_settings
 from voicepool.servicelink import ServiceLink, status_line
 from voicepool.settings import Settings
@@ -73,6 +76,30 @@ async def test_probe_that_has_ended_is_not_well() -> None:
 
 async def test_no_zygote_is_not_well() -> None:
     assert ailment(await server(forker=SimpleNamespace(alive=False))) == "no zygote is coming"
+
+
+async def test_zygote_that_a_bug_keeps_from_being_started_again_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = asyncio.Event()
+
+    def fail() -> dict[str, str]:
+        failed.set()
+        raise KeyError("a bug")
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    trial = Trial()
+    broken = forker.Forker(Settings(app="tests.apps.echo:create"), tmp_path, trial)
+    async with asyncio.timeout(DEADLINE):
+        broken.start()
+        await trial.ready.wait()
+        assert ailment(await server(forker=broken)) == ""
+        monkeypatch.setattr(forker, "child_environment", fail)
+        assert broken.pid is not None
+        os.kill(broken.pid, signal.SIGKILL)
+        await failed.wait()
+    assert ailment(await server(forker=broken)) == "no zygote is coming"
+    await broken.retire()
 
 
 @pytest.mark.parametrize("changes", [{"prober": None}, {"draining": True}])

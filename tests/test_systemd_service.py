@@ -10,6 +10,7 @@ import socket
 import ssl
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,23 @@ class Slow(Echo):
 
 def create():
     return Slow()
+"""
+HALF_BROKEN_APP = """
+import os
+from pathlib import Path
+from tests.apps.echo import Echo
+from voicepool.errors import EngineUnavailable
+
+class HalfBroken(Echo):
+    def load(self, device):
+        try:
+            Path(os.environ["RUNTIME_DIRECTORY"], "first").touch(exist_ok=False)
+        except FileExistsError:
+            Path("/run/settings/fail").read_bytes()  # until somebody has opened it
+            raise EngineUnavailable("there was one model only") from None
+
+def create():
+    return HalfBroken()
 """
 HANGING = """
 import asyncio, signal, time
@@ -129,6 +147,13 @@ class Service:
         """As `call`, for who says everything himself."""
         plain = socket.create_connection(("127.0.0.1", self.port), DEADLINE)
         return self.trust.wrap_socket(plain, server_hostname="localhost") if self.trust else plain
+
+    def status(self) -> dict[str, Any]:
+        """Without TLS."""
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.port}/status", timeout=DEADLINE
+        ) as told:
+            return json.load(told)  # type: ignore[no-any-return]
 
     def call(self) -> ClientConnection:
         url = f"{'wss' if self.trust else 'ws'}://127.0.0.1:{self.port}/echo"
@@ -322,6 +347,54 @@ def test_who_is_on_the_way_in_at_a_restart_is_served(
         )
         caller.sendall(head[-2:])
         assert caller.recv(65536).startswith(b"HTTP/1.1 101 ")
+
+
+def test_who_was_given_to_a_worker_that_hangs_at_a_restart_is_served_by_another(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service(activated=True)
+    service.configure(workers=1, ack_timeout="1h")
+    service.start()
+    (worker,) = service.status()["workers"]
+    pid = service.machine.outside(str(worker["pid"]))
+    os.kill(pid, signal.SIGSTOP)
+    with service.connect() as caller:
+        caller.sendall(upgrade())
+        service.machine.until(
+            lambda: service.status()["pool"]["states"]["assigned"], "gives the caller to the worker"
+        )
+        service.machine.systemctl("restart", "--no-block", NAME)
+        service.machine.until(
+            lambda: "no more callers are let in" in service.log, "leaves the queue to the next"
+        )
+        os.kill(pid, signal.SIGKILL)
+        assert caller.recv(65536).startswith(b"HTTP/1.1 101 ")
+
+
+def test_server_that_gives_up_while_somebody_comes_in_lets_calls_end(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service(activated=True)
+    settings = service.machine.files / "run/settings"
+    (settings / "half.py").write_text(HALF_BROKEN_APP)
+    os.mkfifo(settings / "fail")
+    (settings / "fail").chmod(0o666)
+    service.configure(app="half:create")
+    service.start()
+    with service.call() as caller, service.connect() as late:
+        hello(caller)
+        head = upgrade()
+        late.sendall(head[:-2])
+        assert service.status()["pool"]["callers"] == 1  # asked after him: he has been let in
+        (settings / "fail").write_bytes(b"")
+        service.machine.until(
+            lambda: "no more callers are let in" in service.log, "gives up: the next cannot load"
+        )
+        late.sendall(head[-2:])
+        assert late.recv(65536).startswith(b"HTTP/1.1 503 ")
+        caller.send("x")
+        assert caller.recv(timeout=DEADLINE) == "x"
+        assert "ending the calls" not in service.log
 
 
 def test_first_caller_starts_the_service(make_service: Callable[..., Service]) -> None:

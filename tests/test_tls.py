@@ -386,6 +386,23 @@ def test_killed_relay_ends_its_calls_and_nothing_else(start_tls: Start) -> None:
     assert server.status()["server"]["relay"]["restarts"] == 1
 
 
+def test_reload_changes_what_the_relay_logs(start_tls: Start) -> None:
+    """Also what the next one does."""
+    server = start_tls(log_level="info")
+    server.reload(log_level="debug")
+    server.logged("reloaded")
+    for restarts in (0, 1):
+        if restarts:
+            os.kill(relay(server), signal.SIGKILL)
+            server.logged("TLS relay died")
+        with server.socket() as client:
+            client.sendall(CLIENT_HELLO)
+        server.until(
+            lambda: sum(line["event"] == "TLS handshake failed" for line in server.logs) > restarts,  # noqa: B023
+            "logged what is of interest now",
+        )
+
+
 def test_killed_supervisor_leaves_no_relay(start_tls: Start, start_pool: Start) -> None:
     server = start_tls()
     with server.call() as caller:

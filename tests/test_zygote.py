@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -10,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.pools import PoolServer, hello
-from voicepool import reception
+from tests.pools import DEADLINE, PoolServer, hello
+from voicepool import forker, reception
 from voicepool.config import Settings
 from voicepool.errors import ConfigError
+from voicepool.reloader import Trial
 from voicepool.zygote import RESERVED, check_paths, load_app
 
 Start = Callable[..., PoolServer]
@@ -142,6 +144,39 @@ def test_preload_that_exits_is_tried_again(
     server.may_log_tracebacks = True
     assert "download failed" in server.stage("trouble")["detail"]
     server.stage("serving")
+
+
+def test_preload_that_dies_without_a_word_is_told_and_tried_again(
+    start_pool: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = tmp_path / "flag"
+    monkeypatch.setenv("TROUBLE", str(flag))
+    server = start_pool(app="tests.apps.troubled:DiesInPreload", wait=False)
+    assert "signal 9" in server.stage("trouble")["detail"]
+    flag.touch()
+    server.stage("serving")
+
+
+async def test_preload_that_hangs_is_told_for_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TROUBLE", str(tmp_path / "flag"))
+    monkeypatch.setattr(forker, "PRELOAD_SECONDS", 0.1)
+    trial = Trial()
+    hanging = forker.Forker(Settings(app="tests.apps.troubled:HangsInPreload"), tmp_path, trial)
+    async with asyncio.timeout(DEADLINE):
+        hanging.start()
+        await hanging.settled(trial.ready)
+        await hanging.retire()
+    assert "not loaded within 0.1 s" in trial.error
+
+
+def test_strict_start_fails_where_preload_does(
+    start_pool: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TROUBLE", str(tmp_path / "flag"))
+    server = start_pool(app="tests.apps.troubled:DiesInPreload", strict=True, wait=False)
+    assert server.wait() == 4
 
 
 # --- its death -------------------------------------------------------------------------------

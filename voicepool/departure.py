@@ -53,17 +53,28 @@ class Departure:
         """Whether callers had better come elsewhere; the pool knows only of a drain."""
         return self._notice is not None or self._threshold.left
 
+    @property
+    def begun(self) -> bool:
+        """Whether it is under way, and not only announced to balancers."""
+        return self.draining or self._threshold.left
+
     def terminate(self) -> None:
         """TERM or INT: drains, once balancers have had the time to notice; a second ends it all."""
         settings = self._settings()
         if self._notice is None and settings.drain_notice and not self.draining:
             self._link.stopping()
             log.info("callers shall go elsewhere", extra={"notice": settings.drain_notice})
-            self._notice = self._loop.call_later(settings.drain_notice, self._notice_is_over)
+            self._notice = self._loop.call_later(settings.drain_notice, self.give_up)
             return
         if self._notice is not None and not self.draining:
             self.drain()  # and again, for this is the second signal
         self.drain()
+
+    def give_up(self) -> None:
+        """Drain, if that has not begun: however often the server finds that it must, calls have
+        their time to end."""
+        if not self.begun:
+            self.drain()
 
     def drain(self) -> None:
         """Without notice: the first time drains, the second ends the calls too."""
@@ -83,10 +94,6 @@ class Departure:
         """Whether it is over: to be called when a worker is gone."""
         if self.draining and self._is_empty():
             self.over.set()
-
-    def _notice_is_over(self) -> None:
-        if not self.draining:
-            self.drain()
 
     def _begin(self) -> None:
         if self.draining:

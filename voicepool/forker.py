@@ -92,6 +92,8 @@ class Forker:
         self._asked: OrderedDict[int, WorkerHandle] = OrderedDict()
         """Forks that the living zygote has been asked for and has not answered."""
         self._ready = False
+        self._failed = False
+        """Whether the living zygote has said why it cannot preload."""
         self._closing = False
         self._broken = ""
         """Why no zygote will come up before the configuration has changed."""
@@ -149,6 +151,7 @@ class Forker:
         self._process, self._pidfd = process, pidfd
         self._channel, self._lifeline = channel, lifeline
         self._gone.clear()
+        self._failed = False
         self.restarts += 1
         self._loop.add_reader(ours.fileno(), self._read)
         self._loop.add_reader(self._pidfd, self._exited)
@@ -164,13 +167,22 @@ class Forker:
         )
 
     def _set_timer(self, seconds: float, callback: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         self._timer = self._loop.call_later(seconds, callback)  # type: ignore[arg-type]
 
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _hung(self) -> None:
+        self._timer = None
         log.error("zygote hangs", extra={"pid": self.pid})
         self._kill()
+        if not self._ready:
+            self._failed = True  # or it would be said that it died, and of what it may have
+            late = f"what all workers share was not loaded within {PRELOAD_SECONDS:g} s"
+            self.events.zygote_failed(f"{late}: see the log", permanent=False)
 
     def _kill(self) -> None:
         if self._pidfd >= 0:
@@ -190,15 +202,15 @@ class Forker:
         os.close(self._lifeline)
         status = process.wait()
         self._process, self._channel, self._pidfd, self._lifeline = None, None, -1, -1
+        mute = not self._ready and not self._failed
         self._ready = False
         # What it has forked without telling us lives on and will say so itself; for the rest the
         # descriptors died with it, and the handles see EOF.
         self._asked.clear()
         self._open_question = None
+        self._stop_timer()
         for number in list(self._questions):
             self._answer(number, None)
-        if self._timer is not None:
-            self._timer.cancel()
         self._gone.set()
         if self._closing or self._broken:
             return
@@ -207,8 +219,11 @@ class Forker:
         delay *= self._rng.uniform(0.5, 1.0)
         log.warning("zygote died", extra={"status": status, "restart_in": round(delay, 3)})
         self._set_timer(delay, self._restart)
+        if mute:
+            self.events.zygote_failed(_died(status), permanent=False)
 
     def _restart(self) -> None:
+        self._timer = None
         try:
             self.start()
         except OSError as error:
@@ -220,8 +235,7 @@ class Forker:
     async def close(self) -> None:
         """End the zygote; the workers are gone already. Returns within seconds."""
         self._closing = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         if self._channel is None:
             return
         self._loop.remove_reader(self._channel.fileno())
@@ -247,11 +261,15 @@ class Forker:
                 wait.cancel()
 
     def hand_over(self, successor: Forker) -> None:
-        """Let another serve the forks that no zygote has been asked for; `retire` comes next."""
+        """Let another serve the forks that no zygote has been asked for, and answer what has not
+        been answered; `retire` comes next."""
         self._closing = True
         while self._wanted:
             _, handle = self._wanted.popitem(last=False)
             successor.fork(handle)
+        while self._questions:
+            _, question = self._questions.popitem(last=False)
+            successor.preset(question.session, question.form, question.on_answer)
 
     async def retire(self) -> None:
         """End the zygote and leave everything to others: its workers live on as our children.
@@ -260,8 +278,7 @@ class Forker:
         the runtime directory.
         """
         self._closing = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         self._kill()
         await self._gone.wait()
 
@@ -304,8 +321,8 @@ class Forker:
         handle = self._asked.pop(worker, None)
         if self._asked:
             self._set_timer(self._settings.hello_timeout, self._hung)
-        elif self._timer is not None:
-            self._timer.cancel()
+        else:
+            self._stop_timer()
         return handle
 
     # -- questions
@@ -363,11 +380,11 @@ class Forker:
                 ipc.check_version(message.version, "zygote")
                 self._ready = True
                 self._failures = 0
-                if self._timer is not None:
-                    self._timer.cancel()
+                self._stop_timer()
                 self.events.zygote_ready(message.paths, message.private)
                 self._ask()
             case ipc.ZygoteFailed():
+                self._failed = True
                 self._broken = message.error if message.permanent else ""
                 self.events.zygote_failed(message.error, permanent=message.permanent)
                 self._despair()
@@ -388,3 +405,10 @@ class Forker:
                 self._ask_next()
             case ipc.Reaped():
                 self.events.reaped(message.worker, message.pid, message.status)
+
+
+def _died(status: int) -> str:
+    """What is said of a zygote that did not say itself why it ends; `status` as Popen has it."""
+    how = f"signal {-status}" if status < 0 else f"exit status {status}"
+    why = ", as where memory is short" if status == -signal.SIGKILL else ""
+    return f"the zygote died while it loaded what all workers share ({how}{why}): see the log"

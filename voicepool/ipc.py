@@ -270,6 +270,8 @@ class Renew(Message, frozen=True):
 
     trusted_proxies: tuple[str, ...]
     address_heads: int
+    log_level: str = ""
+    """"": as it is, for the supervisor is older than the relay, and does not say."""
 
 
 class Leave(Message, frozen=True):

@@ -22,6 +22,8 @@ class DoorRules:
     trusted_proxies: tuple[str, ...] = ()
     address_heads: int = 0
     """Incomplete heads of one address; 0: any number."""
+    log_level: str = "info"
+    """The TLS relay's, which has a log of its own."""
 
 
 class Newcomers(Generic[T]):

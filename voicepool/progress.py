@@ -22,13 +22,17 @@ class Progress:
     """What is wrong, in a line for people."""
 
 
-def progress_of(snapshot: Snapshot, target: int, *, preloaded: bool) -> Progress:
-    """The step that the pool is at. `target`: how many warm workers were asked for."""
+def progress_of(
+    snapshot: Snapshot, target: int, *, preloaded: bool, zygote_error: str = ""
+) -> Progress:
+    """The step that the pool is at. `target`: how many warm workers were asked for;
+    `zygote_error`: why what they share could not be loaded when that was tried last."""
     warm = snapshot.states[WorkerState.IDLE] + snapshot.callers
     if snapshot.draining:
         return Progress("draining")
     if not preloaded:
-        return Progress("preloading", target=target)
+        stage: Literal["trouble", "preloading"] = "trouble" if zygote_error else "preloading"
+        return Progress(stage, target=target, detail=zygote_error)
     shortage = _shortage(snapshot, target)
     measuring = snapshot.unweighed and not snapshot.proven
     if warm and warm >= min(target, snapshot.target + snapshot.callers) and not measuring:

@@ -79,7 +79,7 @@ def pool_settings(settings: Settings) -> PoolSettings:
 
 def door_rules(settings: Settings) -> DoorRules:
     """Who may come in, and how many of each address."""
-    return DoorRules(settings.trusted_proxies, settings.address_heads)
+    return DoorRules(settings.trusted_proxies, settings.address_heads, settings.log_level)
 
 
 def rate_rules(settings: Settings) -> RateRules:

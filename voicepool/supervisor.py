@@ -90,6 +90,8 @@ class Supervisor:
             self.pool, self._carry_out, self._on_moved, self._limits.call_ends
         )
         self._came_up = False
+        self._zygote_error = ""
+        """Why the last zygote could not preload; "" until that happens."""
         self._on_terminal = os.isatty(0)
         self._told: Progress | None = None
         self._zygotes_before = 0
@@ -110,7 +112,10 @@ class Supervisor:
         self._waiting = WaitingRoom(lambda number: self._driver.tell(pool.ConnectionLost(number)))
         self._admission = Admission(self._driver, self._waiting, self.door.farewells, self._limits)
         self._threshold = Threshold(
-            self.door, self._waiting, queue_stays=inherited.listener is not None
+            self.door,
+            self._waiting,
+            lambda: self._workforce.offered,
+            queue_stays=inherited.listener is not None,
         )
         self.forker = Forker(settings, runtime.path, self)
         self.probe = HostProbe(
@@ -211,7 +216,7 @@ class Supervisor:
         """Give up: nothing that waiting could mend."""
         self.exit_code = code
         self._announce(Progress("trouble", detail=error))
-        self._departure.drain()
+        self._departure.give_up()
 
     async def _close(self) -> None:
         self._driver.close()
@@ -303,7 +308,7 @@ class Supervisor:
 
         And that it drains, whenever that begins.
         """
-        if self._came_up and not self.draining:
+        if (self._came_up or self._departure.begun) and not self.draining:
             return
         snapshot = self.pool.snapshot()
         if snapshot.halted and not self._came_up and not self.draining:
@@ -322,11 +327,17 @@ class Supervisor:
         short = self.reception.paths is not None and snapshot.target < self.settings.workers
         if self.settings.strict and not self.draining and (progress.stage == "trouble" or short):
             self.exit_code = ExitCode.CANNOT_WARM
-            self._departure.drain()
+            self._departure.give_up()
 
     def _progress(self, snapshot: pool.Snapshot) -> tuple[Progress, pool.Snapshot]:
         preloaded = self.reception.paths is not None
-        return progress_of(snapshot, self.settings.workers, preloaded=preloaded), snapshot
+        progress = progress_of(
+            snapshot,
+            self.settings.workers,
+            preloaded=preloaded,
+            zygote_error=self._zygote_error,
+        )
+        return progress, snapshot
 
     # -- zygotes: a reload's, and what the forker tells (ForkerEvents)
 
@@ -353,9 +364,12 @@ class Supervisor:
 
     def zygote_failed(self, error: str, *, permanent: bool) -> None:
         log.error("zygote failed", extra={"error": error, "permanent": permanent})
+        self._zygote_error = error
         self._threshold.open()
         if permanent and self.reception.paths is None:
             self.fail(ExitCode.USAGE, error)
+        elif self.reception.paths is None:
+            self._on_moved()
         else:
             self._announce(Progress("trouble", target=self.settings.workers, detail=error))
 

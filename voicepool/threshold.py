@@ -27,10 +27,19 @@ LOOK_SECONDS: Final = 0.05
 class Threshold:
     """Make it on the running event loop."""
 
-    def __init__(self, door: FrontDoor, waiting: WaitingRoom, *, queue_stays: bool) -> None:
-        """`queue_stays`: the accept queue outlives this server."""
+    def __init__(
+        self,
+        door: FrontDoor,
+        waiting: WaitingRoom,
+        offered: Callable[[], bool],
+        *,
+        queue_stays: bool,
+    ) -> None:
+        """`offered`: whether a worker has been given a caller whom it has not taken yet.
+        `queue_stays`: the accept queue outlives this server."""
         self._door = door
         self._waiting = waiting
+        self._offered = offered
         self._queue_stays = queue_stays
         self._loop = asyncio.get_running_loop()
         self._opened = False
@@ -76,7 +85,8 @@ class Threshold:
         return True
 
     def _see_in(self, deadline: float, then: Callable[[], None]) -> None:
-        on_the_way = bool(self._waiting) or not self._door.deserted
+        # Whoever is offered to a worker that does not take him has to wait again.
+        on_the_way = bool(self._waiting) or self._offered() or not self._door.deserted
         if on_the_way and self._loop.time() < deadline:
             self._loop.call_later(LOOK_SECONDS, self._see_in, deadline, then)
         else:

@@ -92,7 +92,7 @@ class TlsDoor:
             key=settings.tls_key,
             head_timeout=settings.head_timeout,
             max_heads=settings.max_heads,
-            log_level=settings.log_level,
+            log_level=self._rules.log_level,
             log_format=settings.log_format,
             proxy_protocol=settings.proxy_protocol,
             trusted_proxies=self._rules.trusted_proxies,
@@ -146,7 +146,7 @@ class TlsDoor:
         if self._running is not None:
             with contextlib.suppress(OSError):  # it is full or dead, and the next one will know
                 self._running.helper.channel.send(
-                    ipc.Renew(rules.trusted_proxies, rules.address_heads)
+                    ipc.Renew(rules.trusted_proxies, rules.address_heads, rules.log_level)
                 )
 
     def leave(self) -> None:

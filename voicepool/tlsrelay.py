@@ -136,6 +136,8 @@ class Relay:
             self._released.set()
         elif isinstance(renew := received[0], ipc.Renew):
             self._newcomers.renew(DoorRules(renew.trusted_proxies, renew.address_heads))
+            if renew.log_level:
+                logging.getLogger(logs.ROOT).setLevel(renew.log_level.upper())
         else:
             if isinstance(received[0], ipc.Leave):
                 self._acceptor.leave()
@@ -265,12 +267,14 @@ class Relay:
         return True
 
     def _hand_over_the_rest(self) -> None:
+        """Those who have waited, and then let others in: who is here already comes first."""
         self._loop.remove_writer(self._channel.fileno())
         while self._complete:
             arrival = self._complete[0]
             if arrival in self._arrivals and not self._hand_over(arrival):
                 return
             self._complete.popleft()
+        self._acceptor.rearm()
 
     def _rearm_soon(self) -> None:
         """A descriptor may have come back."""
@@ -279,11 +283,8 @@ class Relay:
             self._loop.call_soon(self._rearm)
 
     def _rearm(self) -> None:
-        """Who is here already needs it first."""
         self._rearming = False
         self._hand_over_the_rest()
-        if not self._complete:
-            self._acceptor.rearm()
 
     # -- leaving
 

@@ -60,6 +60,11 @@ class Workforce:
         handle = self.handles.get(worker)
         return handle.pid if handle else None
 
+    @property
+    def offered(self) -> bool:
+        """Whether a worker has been given a caller whom it has not taken yet."""
+        return any(handle.candidate for handle in self.handles.values())
+
     # -- what the pool wants
 
     def spawn(self, command: pool.Spawn) -> None:

@@ -76,6 +76,14 @@ class ExitsInPreload(Echo):
             raise SystemExit("download failed")
 
 
+class DiesInPreload(Echo):
+    """As by the kernel's hand where memory is short, until the file that TROUBLE names exists."""
+
+    def preload(self) -> None:
+        if not Path(os.environ["TROUBLE"]).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 class HangsInPreload(Echo):
     """In C code that holds the GIL, so that no handler of Python's ever runs."""
 
