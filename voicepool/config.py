@@ -178,6 +178,9 @@ class _Document:
             self._tables = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{label}: not valid TOML: {error}") from error
+        except (ValueError, RecursionError) as error:
+            # A number of thousands of digits, or brackets within as many brackets.
+            raise ConfigError(f"{label}: not a configuration file: {error}") from error
 
     @classmethod
     def read(cls, path: Path, label: str) -> _Document:
