@@ -331,11 +331,17 @@ def _contradictions(settings: Settings, sources: Mapping[str, str]) -> Iterator[
 
 
 def client(url: str | None, api_key: str | None, environ: Mapping[str, str]) -> tuple[str, str]:
-    """The server's address and key for `talk` and `status`: flag, else environment."""
-    return (
-        url or environ.get("VOICEPOOL_URL") or CLIENT_URL,
-        api_key or environ.get(CLIENT_KEY) or "",
-    )
+    """The server's address and key for `talk` and `status`: flag, else environment.
+
+    Raises ConfigError where the key is one that no header can carry; it does not repeat it.
+    """
+    source, key = ("--api-key", api_key) if api_key else (CLIENT_KEY, environ.get(CLIENT_KEY) or "")
+    if not re.fullmatch(r"[!-~]*", key):
+        raise ConfigError(
+            f"{source}: a key has letters, digits and signs, without spaces or line ends; this has "
+            "others"
+        )
+    return url or environ.get("VOICEPOOL_URL") or CLIENT_URL, key
 
 
 def wants_color(stream: TextIO, environ: Mapping[str, str]) -> bool:
