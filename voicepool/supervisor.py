@@ -363,7 +363,9 @@ class Supervisor:
         self._workforce.fork_failed(handle, error, permanent=permanent)
 
     def reaped(self, worker: int, pid: int, status: int) -> None:
-        log.info("worker exited", extra={"worker": worker, "pid": pid, "status": status})
+        # One that went of itself has told of its call.
+        level = logging.WARNING if status else logging.DEBUG
+        log.log(level, "worker exited", extra={"worker": worker, "pid": pid, "status": status})
 
 
 def _url(listener: socket.socket, *, secure: bool) -> str:
