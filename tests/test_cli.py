@@ -198,7 +198,7 @@ def test_a_folder_that_is_gone(
     gone.rmdir()
     code, complaint = mistake(capsys, "config")
     assert code == ExitCode.USAGE
-    assert "the current folder does not exist any more" in complaint
+    assert "the folder that this was started in is gone" in complaint
 
 
 def test_standard_streams_that_are_closed() -> None:

@@ -27,7 +27,13 @@ _HIDDEN = ("key", "token", "secret", "password")
 
 def _load(args: argparse.Namespace) -> Effective:
     flags = {name: text for name, text in vars(args).items() if name in SPECS}
-    return config.load(flags, os.environ, Path.cwd(), args.config)
+    try:
+        here = Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the folder that this was started in is gone: {error.strerror}"
+        ) from error
+    return config.load(flags, os.environ, here, args.config)
 
 
 # --- config ----------------------------------------------------------------------------------
