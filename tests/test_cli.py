@@ -265,13 +265,15 @@ def test_config_shows_values_and_sources_and_no_secret(
 
 
 @contextmanager
-def started(*arguments: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
+def started(
+    *arguments: str, folder: Path = ROOT, **environ: str
+) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "voicepool", "start", "--port", "0", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=ROOT,
+        cwd=folder,
         env={**os.environ, **environ},
     )
     try:
@@ -317,6 +319,20 @@ def test_start_shows_a_banner_serves_and_drains(own_folder: Path) -> None:
     assert rest.splitlines()[-1] == "stopped"
     assert all(json.loads(line)["ts"] for line in logs.splitlines())
     assert list(own_folder.iterdir()) == []
+
+
+def test_a_reload_does_not_forget_a_file_that_is_gone(own_folder: Path) -> None:
+    """Nor the keys in it, and then let everybody in."""
+    file = own_folder / "voicepool.toml"
+    file.write_text(f'[server]\napi_keys = ["{KEY}"]\n[speech]\napp = "tests.apps.echo:Echo"\n')
+    with started("--workers", "1", PYTHONPATH=str(ROOT), folder=own_folder) as process:
+        until(process, "  workers")
+        file.unlink()
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "reload" in line and "begins" not in line)
+        assert json.loads(said)["event"] == "reload refused, nothing has changed"
+        assert json.loads(said)["error"].startswith("voicepool.toml: cannot be read: No such file")
 
 
 def test_start_hosts_an_app_of_the_users_own() -> None:

@@ -90,6 +90,12 @@ def load(
     return Effective(settings, sources)
 
 
+def file_name(environ: Mapping[str, str], cwd: Path, file: str | None = None) -> str | None:
+    """The configuration file that `load` reads, None where there is none."""
+    found = _find_file(file, environ, cwd)
+    return found[1] if found else None
+
+
 def check(settings: Settings) -> None:
     """Raise ConfigError where settings contradict each other, wherever they came from."""
     problems = list(_contradictions(settings, dict.fromkeys(SPECS, "in force")))
