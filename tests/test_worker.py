@@ -161,6 +161,23 @@ def test_log_has_one_line_for_a_call_and_one_more_for_a_crash(start_pool: Start)
     assert [line["status"] for line in _logged(server, "worker exited")] == [-signal.SIGKILL]
 
 
+@pytest.mark.parametrize("why", ["reload", "zygote"])
+def test_log_has_a_crash_whose_zygote_is_no_more(start_pool: Start, why: str) -> None:
+    """Then it is the supervisor that hears of it."""
+    server = start_pool(workers=1, log_level="info")
+    with server.call() as caller:
+        pid = hello(caller)["pid"]
+        zygote = server.status()["server"]["zygote"]["pid"]
+        if why == "reload":
+            server.reload()
+        else:
+            os.kill(zygote, signal.SIGKILL)
+        server.until(lambda: zygote not in server.family(), "was rid of the old zygote")
+        os.kill(pid, signal.SIGKILL)
+        line = server.logged("worker exited", pid=pid)
+        assert (line["worker"], line["status"], line["level"]) == (1, -signal.SIGKILL, "warning")
+
+
 def _logged(server: PoolServer, event: str) -> list[dict[str, Any]]:
     return [line for line in server.logs if line["event"] == event]
 
