@@ -78,6 +78,8 @@ def test_every_setting_can_be_set_from_every_source(cwd: Path, name: str) -> Non
     if name in ("host", "trusted_proxies"):
         text, toml = "127.0.0.9", '"127.0.0.9"' if name == "host" else '["127.0.0.9"]'
         value = "127.0.0.9" if name == "host" else ("127.0.0.9",)
+    if name == "allowed_origins":
+        text, toml, value = "https://a.b", '["https://a.b"]', ("https://a.b",)
     rest = {
         "heartbeat_interval": {"heartbeat_timeout": "8m"},
         "proxy_protocol": {"trusted_proxies": "127.0.0.9"},
@@ -360,8 +362,21 @@ def test_a_key_of_the_wrong_type_is_never_repeated(cwd: Path) -> None:
             {"proxy_protocol": "yes"},
             "proxy_protocol (--proxy-protocol) takes trusted_proxies",
         ),
+        *(
+            ({"allowed_hosts": f"ours.example,{name}"}, "allowed_hosts (--allowed-hosts): expected")
+            for name in ("https://a.example", "a.example:8000", "a.example/")
+        ),
+        *(
+            ({"allowed_origins": f"*,{origin}"}, "allowed_origins (--allowed-origins): expected")
+            for origin in ("a.example", "https://a.example/page", "https://")
+        ),
         ({"app": "module"}, "app (--app): expected package.module:factory, got 'module'"),
     ],
 )
 def test_values_that_contradict_each_other(cwd: Path, flags: dict[str, str], start: str) -> None:
     assert complaint(cwd, flags).startswith(start)
+
+
+def test_hosts_and_origins_that_requests_can_name(cwd: Path) -> None:
+    origins = "*,null,https://a.example,http://A.example:80/,http://[::1]:80,tauri://x"
+    load({"allowed_hosts": "*,a.example,::1,[::1]", "allowed_origins": origins}, {}, cwd)

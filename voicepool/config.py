@@ -310,6 +310,18 @@ def _contradictions(settings: Settings, sources: Mapping[str, str]) -> Iterator[
                     f"{at(name)}: key {number} must be {MIN_KEY_LENGTH} or more letters, digits "
                     "and signs, without spaces or commas; make one with: openssl rand -hex 24"
                 )
+    for name in settings.allowed_hosts:
+        if "/" in name or re.fullmatch(r"[^:]*:\d*", name):
+            yield (
+                f"{at('allowed_hosts')}: expected a name such as voice.example.org, without scheme "
+                f"and port, or *, got {name!r}"
+            )
+    for origin in settings.allowed_origins:
+        if origin not in ("*", "null") and not re.fullmatch(r"[\w+.-]+://[^/\s]+/?", origin):
+            yield (
+                f"{at('allowed_origins')}: expected an origin such as https://example.org, without "
+                f"a path, or *, got {origin!r}"
+            )
     for network in settings.trusted_proxies:
         try:
             ipaddress.ip_network(network, strict=False)
