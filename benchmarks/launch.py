@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 from dataclasses import replace
 
@@ -46,7 +47,8 @@ def main() -> None:
         return
     settings = msgspec.convert(json.loads(sys.argv[2]), Settings)
     settings = replace(settings, inspectable=True)  # what a process takes is read in /proc
-    logs.configure(settings.log_level, "json")
+    logs.configure("debug", "json")  # `Pool.until` hears of workers there
+    logging.getLogger("voicepool.pool").setLevel(logging.INFO)  # several lines a call, for nobody
     sys.exit(asyncio.run(supervise(settings, announce)))
 
 

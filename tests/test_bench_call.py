@@ -131,10 +131,11 @@ def test_a_round_with_two_callers(start_pool: Callable[..., PoolServer], tmp_pat
         assert spoken["end of turn"] > 0.3, "the silence that ends a turn is part of the wait"
 
 
-def test_no_server_is_a_line_and_a_code() -> None:
-    done = bench(str(HELLO), "--url", "ws://127.0.0.1:9", "--p95", "1s")
+@pytest.mark.parametrize("how", [("--p95", "1s"), ("--callers", "1"), ()])
+def test_no_server_is_a_line_and_a_code(how: tuple[str, ...]) -> None:
+    done = bench(str(HELLO), "--url", "ws://127.0.0.1:9", *how)
     assert done.returncode == 5
-    assert "no server at" in done.stderr
+    assert "no server at" in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
 
 

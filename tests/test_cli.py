@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from voicepool import __version__, commands
+from voicepool import __main__, __version__, cli, commands
 from voicepool.cli import main
 from voicepool.config import SPECS, Settings
 from voicepool.errors import ExitCode
@@ -135,19 +135,100 @@ def test_control_c(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("config") == ExitCode.INTERRUPTED
 
 
-def test_a_reader_that_has_enough() -> None:
+def test_control_c_before_there_is_anything_to_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    class Importing:
+        __getattr__ = interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "voicepool.cli", Importing())
+        assert __main__.run() == ExitCode.INTERRUPTED
+    monkeypatch.setattr(cli, "_parser", interrupted)
+    try:
+        code = run("config")
+    except KeyboardInterrupt:  # which would end the tests
+        code = -1
+    assert code == ExitCode.INTERRUPTED
+
+
+BUFFERED = {"PYTHONUNBUFFERED": ""}
+"""As most environments are: what is printed fails when it is flushed, which may be at exit."""
+
+
+def printed_to(stdout: int, *arguments: str) -> tuple[int, str]:
+    """Exit code and complaint of a command with that output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "voicepool", *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **BUFFERED},
+        timeout=DEADLINE,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("command", ["config", "--help"])
+def test_a_reader_that_has_enough(command: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
+    try:
+        assert printed_to(writer, command) == (0, "")
+    finally:
+        os.close(writer)
+
+
+def test_a_disk_that_is_full() -> None:
+    with Path("/dev/full").open("w") as full:
+        code, complaint = printed_to(full.fileno(), "config")
+    assert code == ExitCode.USAGE
+    assert complaint == "voicepool: cannot write: No space left on device\n"
+
+
+def test_a_folder_that_is_gone(
+    own_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = own_folder / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    code, complaint = mistake(capsys, "config")
+    assert code == ExitCode.USAGE
+    assert "the folder that this was started in is gone" in complaint
+
+
+def test_standard_streams_that_are_closed() -> None:
+    """Their numbers are not given to sockets, and nothing fails for want of them."""
+    command = 'exec "$0" -m voicepool talk examples/hello.wav --url ws://127.0.0.1:9 >&- <&-'
     done = subprocess.run(
-        [sys.executable, "-m", "voicepool", "config"],
-        stdout=writer,
+        ["bash", "-c", command, sys.executable],
         stderr=subprocess.PIPE,
+        text=True,
         cwd=ROOT,
         timeout=DEADLINE,
         check=False,
     )
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.returncode == ExitCode.UNREACHABLE, done.stderr
+    assert done.stderr.startswith("voicepool: no server at ws://127.0.0.1:9/")
+
+
+@pytest.mark.parametrize("key", ["two words", "schl\u00fcssel", "line\r", "two\nlines"])
+def test_a_key_that_no_header_can_carry_is_not_repeated(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    code, complaint = mistake(capsys, "status", "--api-key", key, "--url", "ws://127.0.0.1:9")
+    assert code == ExitCode.USAGE
+    assert complaint.startswith("voicepool: --api-key: a key has letters, digits and signs")
+    assert key not in complaint
+    monkeypatch.setenv("VOICEPOOL_API_KEY", key)
+    code, complaint = mistake(capsys, "talk", str(ROOT / "examples/hello.wav"))
+    assert code == ExitCode.USAGE
+    assert complaint.startswith("voicepool: VOICEPOOL_API_KEY: a key has")
+    assert key not in complaint
 
 
 # --- config ----------------------------------------------------------------------------------
@@ -184,13 +265,15 @@ def test_config_shows_values_and_sources_and_no_secret(
 
 
 @contextmanager
-def started(*arguments: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
+def started(
+    *arguments: str, folder: Path = ROOT, **environ: str
+) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "voicepool", "start", "--port", "0", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=ROOT,
+        cwd=folder,
         env={**os.environ, **environ},
     )
     try:
@@ -236,6 +319,20 @@ def test_start_shows_a_banner_serves_and_drains(own_folder: Path) -> None:
     assert rest.splitlines()[-1] == "stopped"
     assert all(json.loads(line)["ts"] for line in logs.splitlines())
     assert list(own_folder.iterdir()) == []
+
+
+def test_a_reload_does_not_forget_a_file_that_is_gone(own_folder: Path) -> None:
+    """Nor the keys in it, and then let everybody in."""
+    file = own_folder / "voicepool.toml"
+    file.write_text(f'[server]\napi_keys = ["{KEY}"]\n[speech]\napp = "tests.apps.echo:Echo"\n')
+    with started("--workers", "1", PYTHONPATH=str(ROOT), folder=own_folder) as process:
+        until(process, "  workers")
+        file.unlink()
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "reload" in line and "begins" not in line)
+        assert json.loads(said)["event"] == "reload refused, nothing has changed"
+        assert json.loads(said)["error"].startswith("voicepool.toml: cannot be read: No such file")
 
 
 def test_start_hosts_an_app_of_the_users_own() -> None:

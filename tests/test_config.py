@@ -78,6 +78,8 @@ def test_every_setting_can_be_set_from_every_source(cwd: Path, name: str) -> Non
     if name in ("host", "trusted_proxies"):
         text, toml = "127.0.0.9", '"127.0.0.9"' if name == "host" else '["127.0.0.9"]'
         value = "127.0.0.9" if name == "host" else ("127.0.0.9",)
+    if name == "allowed_origins":
+        text, toml, value = "https://a.b", '["https://a.b"]', ("https://a.b",)
     rest = {
         "heartbeat_interval": {"heartbeat_timeout": "8m"},
         "proxy_protocol": {"trusted_proxies": "127.0.0.9"},
@@ -205,6 +207,14 @@ def test_more_workers_than_callers_is_an_error_with_both_remedies(cwd: Path) -> 
             "[pool]\nqueue_timeout = nan",
             f"voicepool.toml:2: queue_timeout: expected {DURATION}, 0 or more, got nan",
         ),
+        (
+            "[pool]\ncall_limit = 1e300",
+            f"voicepool.toml:2: call_limit: expected {DURATION}, more than 0, got 1e+300",
+        ),
+        (
+            '[server]\nkeys_file = "a\\u0000"',
+            "voicepool.toml:2: keys_file: expected text, got 'a\\x00'",
+        ),
         (  # a worker that says more is taken for hostile: see handles.MESSAGES_A_SECOND
             "[pool]\nheartbeat_interval = 0.02",
             f"voicepool.toml:2: heartbeat_interval: expected {DURATION}, 0.05 or more, got 0.02",
@@ -249,6 +259,16 @@ def test_a_wrong_file(cwd: Path, toml: str, message: str) -> None:
             f"--call-limit: expected {DURATION}, more than 0, got '0'",
         ),
         (
+            {"address_rate": "-1"},
+            {},
+            "--address-rate: expected a whole number from 0 to 1000000, got '-1'",
+        ),
+        (
+            {"max_message_size": "1"},
+            {},
+            f"--max-message-size: expected {SIZE}, from 256 KiB to 64 MiB, got '1'",
+        ),
+        (
             {"ram_reserve": "2G"},
             {},
             f"--ram-reserve: expected {SIZE}, 0 or more, got '2G'",
@@ -276,6 +296,8 @@ def test_everything_that_is_wrong_is_said_at_once(cwd: Path) -> None:
     [
         (b"[server\n", "voicepool.toml: not valid TOML: "),
         (b"\xff\xfe", "voicepool.toml: not UTF-8 text"),
+        (b"a = 1" + 5000 * b"0", "voicepool.toml: not a configuration file: "),
+        (b"a = " + 5000 * b"[", "voicepool.toml: not a configuration file: "),
     ],
 )
 def test_a_file_that_is_no_toml(cwd: Path, content: bytes, message: str) -> None:
@@ -340,8 +362,21 @@ def test_a_key_of_the_wrong_type_is_never_repeated(cwd: Path) -> None:
             {"proxy_protocol": "yes"},
             "proxy_protocol (--proxy-protocol) takes trusted_proxies",
         ),
+        *(
+            ({"allowed_hosts": f"ours.example,{name}"}, "allowed_hosts (--allowed-hosts): expected")
+            for name in ("https://a.example", "a.example:8000", "a.example/")
+        ),
+        *(
+            ({"allowed_origins": f"*,{origin}"}, "allowed_origins (--allowed-origins): expected")
+            for origin in ("a.example", "https://a.example/page", "https://")
+        ),
         ({"app": "module"}, "app (--app): expected package.module:factory, got 'module'"),
     ],
 )
 def test_values_that_contradict_each_other(cwd: Path, flags: dict[str, str], start: str) -> None:
     assert complaint(cwd, flags).startswith(start)
+
+
+def test_hosts_and_origins_that_requests_can_name(cwd: Path) -> None:
+    origins = "*,null,https://a.example,http://A.example:80/,http://[::1]:80,tauri://x"
+    load({"allowed_hosts": "*,a.example,::1,[::1]", "allowed_origins": origins}, {}, cwd)

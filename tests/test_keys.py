@@ -336,6 +336,15 @@ def test_file_with_faults_or_out_of_reach_gets_no_line(
     assert out == ""
 
 
+def test_what_is_no_file_gets_no_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = file.parent / "pipe"
+    os.mkfifo(pipe)
+    assert run("new", "web", "--file", str(pipe)) == ExitCode.USAGE
+    out, err = capsys.readouterr()
+    assert f"{pipe}: is not a file" in err
+    assert out == ""
+
+
 def test_list_shows_whose_keys_there_are_and_none_of_them(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

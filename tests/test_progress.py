@@ -5,7 +5,14 @@ from __future__ import annotations
 import random
 
 from voicepool.budget import HOST, BudgetSettings, Cost, Limits, Reading
-from voicepool.pool import BudgetChanged, Pool, PoolSettings, WorkerHello, WorkerReady
+from voicepool.pool import (
+    BudgetChanged,
+    Pool,
+    PoolSettings,
+    ProcessExited,
+    WorkerHello,
+    WorkerReady,
+)
 from voicepool.progress import progress_of
 
 GB = 1 << 30
@@ -39,3 +46,17 @@ def test_an_estimate_may_be_too_high() -> None:
         "free memory there, lower ram_per_worker if that is more than a worker takes, or start "
         "with fewer --workers"
     )
+
+
+def test_trouble_is_told_of_when_it_is_known() -> None:
+    """Not while a worker that was killed still has the only place."""
+    budget = BudgetSettings(Cost(2 * GB), hard_limit=Limits(GB))
+    pool = Pool(PoolSettings(workers=1, max_connections=1, budget=budget), random.Random(1))
+    pool.handle(BudgetChanged({HOST: Reading(8 * GB, GB)}, 0), 0.0)
+    pool.handle(WorkerHello(1), 1.0)
+    pool.handle(WorkerReady(1, 2 * GB), 2.0)
+    assert progress_of(pool.snapshot(), 1, preloaded=True).stage == "warming"
+    pool.handle(ProcessExited(1), 3.0)
+    told = progress_of(pool.snapshot(), 1, preloaded=True)
+    assert told.stage == "trouble"
+    assert "was above ram_hard_limit" in told.detail

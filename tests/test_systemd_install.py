@@ -189,6 +189,17 @@ def test_undo_keeps_settings_and_what_is_not_ours(host: Host) -> None:
     assert "mine\n" in out
 
 
+def test_settings_that_undo_has_kept_are_the_services_again(host: Host) -> None:
+    """Whose group has another number then, for its own is taken meanwhile."""
+    out = host.run(
+        "$INSTALL; gid=$(stat -c %g /etc/voicepool); $INSTALL --undo;"
+        "getent group voicepool > /dev/null || groupadd --gid $gid others; echo ---;"
+        "$INSTALL; echo ---; stat -c %a:%U:%G /etc/voicepool /etc/voicepool/*"
+    )
+    owned = out.split("---\n")[2].split()
+    assert owned[:3] == ["750:root:voicepool", "640:root:voicepool", "640:root:voicepool"]
+
+
 def test_wrong_settings_leave_the_units_as_they_are(host: Host) -> None:
     out = host.run(
         "$INSTALL; echo 'wrong' > /etc/voicepool/voicepool.toml; if $INSTALL; then exit 1; fi;"

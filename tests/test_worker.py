@@ -7,6 +7,7 @@ import select
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
@@ -143,6 +144,42 @@ def test_app_that_raises_closes_with_1011_and_its_words_stay_out_of_the_log(
     assert server.logged("app failed")["error"] == "KeyError"
     server.until_idle()
     assert "secret words" not in "".join(server.stderr)
+
+
+def test_log_has_one_line_for_a_call_and_one_more_for_a_crash(start_pool: Start) -> None:
+    """However many callers come and go: what becomes of their workers goes without saying."""
+    server = start_pool(workers=1, log_level="info")
+    for _ in range(3):
+        with server.call() as caller:
+            hello(caller)
+        server.until_idle()
+    os.kill(server.workers("idle")[0]["pid"], signal.SIGKILL)
+    assert server.logged("worker exited")["level"] == "warning"
+    ready = server.until(lambda: _logged(server, "worker ready")[1:], "had another worker")
+    assert [line["worker"] for line in ready] == [5]
+    assert len(_logged(server, "call ended")) == 3
+    assert [line["status"] for line in _logged(server, "worker exited")] == [-signal.SIGKILL]
+
+
+@pytest.mark.parametrize("why", ["reload", "zygote"])
+def test_log_has_a_crash_whose_zygote_is_no_more(start_pool: Start, why: str) -> None:
+    """Then it is the supervisor that hears of it."""
+    server = start_pool(workers=1, log_level="info")
+    with server.call() as caller:
+        pid = hello(caller)["pid"]
+        zygote = server.status()["server"]["zygote"]["pid"]
+        if why == "reload":
+            server.reload()
+        else:
+            os.kill(zygote, signal.SIGKILL)
+        server.until(lambda: zygote not in server.family(), "was rid of the old zygote")
+        os.kill(pid, signal.SIGKILL)
+        line = server.logged("worker exited", pid=pid)
+        assert (line["worker"], line["status"], line["level"]) == (1, -signal.SIGKILL, "warning")
+
+
+def _logged(server: PoolServer, event: str) -> list[dict[str, Any]]:
+    return [line for line in server.logs if line["event"] == event]
 
 
 def test_call_ends_at_the_limit(start_pool: Start) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import os
 import sys
 import traceback
@@ -40,24 +41,28 @@ Every setting of `start` can also be written in {FILE_NAME} or as VOICEPOOL_<NAM
 
 {_EXIT_CODES}"""
 
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""How a write fails that is no fault of ours."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], ExitCode] = args.run
+    _hold_streams()
     try:
-        return run(args)
+        return _run(argv)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has enough of it. Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has enough of it.
+        _drop_output()
         return ExitCode.OK
     except CallError as error:
         return _complain(str(error), error.code)
     except (ConfigError, WavError, EngineUnavailable) as error:
         return _complain(str(error), ExitCode.USAGE)
-    except Exception:  # noqa: BLE001 - the last resort of a program
+    except Exception as error:  # noqa: BLE001 - the last resort of a program
+        if circumstance := _circumstance(error):
+            return _complain(circumstance, ExitCode.USAGE)
         traceback.print_exc()
         print(
             f"\nvoicepool {voicepool.__version__} met a fault of its own. Please report it to the "
@@ -65,6 +70,57 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return ExitCode.FAULT
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """What `main` does, but for its errors. Raises OSError where the output cannot be written."""
+    code: int
+    try:
+        args = _parser().parse_args(argv)
+        run: Callable[[argparse.Namespace], ExitCode] = args.run
+        code = run(args)
+    except SystemExit as stop:
+        # argparse has said it all.
+        code = int(stop.code or 0)
+    # What is still in the buffer would fail at exit, where nobody can catch it.
+    sys.stdout.flush()
+    return code
+
+
+def _hold_streams() -> None:
+    """Have something behind all standard streams.
+
+    The number of one that is closed would go to whatever is opened next, a caller's socket for one,
+    and what is printed and logged with it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def _drop_output() -> None:
+    """Forget what has been printed and not been written; Python would complain of it at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _circumstance(error: Exception) -> str:
+    """What is wrong with the place that a command was run in; "" where it is a bug."""
+    if not isinstance(error, OSError):
+        return ""
+    if error.errno in _UNWRITABLE:
+        _drop_output()
+        return f"cannot write: {error.strerror}"
+    try:
+        Path.cwd()
+    except OSError:
+        return "the current folder does not exist any more: cd to one that does"
+    return ""
 
 
 def _complain(message: str, code: ExitCode) -> ExitCode:

@@ -27,7 +27,17 @@ _HIDDEN = ("key", "token", "secret", "password")
 
 def _load(args: argparse.Namespace) -> Effective:
     flags = {name: text for name, text in vars(args).items() if name in SPECS}
-    return config.load(flags, os.environ, Path.cwd(), args.config)
+    return config.load(flags, os.environ, _here(), args.config)
+
+
+def _here() -> Path:
+    """The current folder. Raises ConfigError."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the folder that this was started in is gone: {error.strerror}"
+        ) from error
 
 
 # --- config ----------------------------------------------------------------------------------
@@ -259,6 +269,8 @@ def start(args: argparse.Namespace) -> ExitCode:
 
     faulthandler.enable(2)  # a watchdog's SIGABRT shows where the event loop hangs
     inherited = systemd.take(os.environ)
+    # One that a reload does not find any more is an error: its keys must not go with it.
+    args.config = config.file_name(os.environ, _here(), args.config)
     settings, choice = _settled(args)
     style = logs.style(settings.log_format)
     logs.configure(settings.log_level, style, color=config.wants_color(sys.stderr, os.environ))

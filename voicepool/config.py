@@ -90,6 +90,12 @@ def load(
     return Effective(settings, sources)
 
 
+def file_name(environ: Mapping[str, str], cwd: Path, file: str | None = None) -> str | None:
+    """The configuration file that `load` reads, None where there is none."""
+    found = _find_file(file, environ, cwd)
+    return found[1] if found else None
+
+
 def check(settings: Settings) -> None:
     """Raise ConfigError where settings contradict each other, wherever they came from."""
     problems = list(_contradictions(settings, dict.fromkeys(SPECS, "in force")))
@@ -178,6 +184,9 @@ class _Document:
             self._tables = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{label}: not valid TOML: {error}") from error
+        except (ValueError, RecursionError) as error:
+            # A number of thousands of digits, or brackets within as many brackets.
+            raise ConfigError(f"{label}: not a configuration file: {error}") from error
 
     @classmethod
     def read(cls, path: Path, label: str) -> _Document:
@@ -301,6 +310,18 @@ def _contradictions(settings: Settings, sources: Mapping[str, str]) -> Iterator[
                     f"{at(name)}: key {number} must be {MIN_KEY_LENGTH} or more letters, digits "
                     "and signs, without spaces or commas; make one with: openssl rand -hex 24"
                 )
+    for name in settings.allowed_hosts:
+        if "/" in name or re.fullmatch(r"[^:]*:\d*", name):
+            yield (
+                f"{at('allowed_hosts')}: expected a name such as voice.example.org, without scheme "
+                f"and port, or *, got {name!r}"
+            )
+    for origin in settings.allowed_origins:
+        if origin not in ("*", "null") and not re.fullmatch(r"[\w+.-]+://[^/\s]+/?", origin):
+            yield (
+                f"{at('allowed_origins')}: expected an origin such as https://example.org, without "
+                f"a path, or *, got {origin!r}"
+            )
     for network in settings.trusted_proxies:
         try:
             ipaddress.ip_network(network, strict=False)
@@ -328,11 +349,17 @@ def _contradictions(settings: Settings, sources: Mapping[str, str]) -> Iterator[
 
 
 def client(url: str | None, api_key: str | None, environ: Mapping[str, str]) -> tuple[str, str]:
-    """The server's address and key for `talk` and `status`: flag, else environment."""
-    return (
-        url or environ.get("VOICEPOOL_URL") or CLIENT_URL,
-        api_key or environ.get(CLIENT_KEY) or "",
-    )
+    """The server's address and key for `talk` and `status`: flag, else environment.
+
+    Raises ConfigError where the key is one that no header can carry; it does not repeat it.
+    """
+    source, key = ("--api-key", api_key) if api_key else (CLIENT_KEY, environ.get(CLIENT_KEY) or "")
+    if not re.fullmatch(r"[!-~]*", key):
+        raise ConfigError(
+            f"{source}: a key has letters, digits and signs, without spaces or line ends; this has "
+            "others"
+        )
+    return url or environ.get("VOICEPOOL_URL") or CLIENT_URL, key
 
 
 def wants_color(stream: TextIO, environ: Mapping[str, str]) -> bool:

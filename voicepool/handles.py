@@ -44,6 +44,13 @@ _HUNG = frozenset(
 )
 
 
+def note_exit(worker: int, pid: int, status: int) -> None:
+    """How a worker ended, for the log; told by whoever has reaped it."""
+    # One that went of itself has told of its call.
+    level = logging.WARNING if status else logging.DEBUG
+    log.log(level, "worker exited", extra={"worker": worker, "pid": pid, "status": status})
+
+
 class WorkerHandle:
     """Owns everything the supervisor holds of one worker until `close`."""
 
@@ -282,8 +289,9 @@ class WorkerHandle:
             self._status = None
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
-            # Ours to reap if its zygote died before it did.
-            linux.reap(os.P_PIDFD, self._pidfd)
+            # Ours to reap if its zygote died before it did, or a reload has replaced that.
+            if ended := linux.reap(os.P_PIDFD, self._pidfd):
+                note_exit(self.number, *ended)
             os.close(self._pidfd)
             self._pidfd = None
         try:

@@ -68,7 +68,7 @@ def append(path: Path, key: Key) -> None:
     Raises ConfigError where the file has faults or the name already, and OSError.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "r+b") as file:
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
         if any(other.name == key.name for other in read(str(path))):
             raise ConfigError(
                 f"{path}: has a key named {key.name} already; choose another name, or delete its "

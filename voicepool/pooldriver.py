@@ -13,7 +13,7 @@ from typing import Final
 
 from voicepool import pool
 
-log = logging.getLogger("voicepool.supervisor")
+log = logging.getLogger("voicepool.pool")
 
 ENDS: Final = frozenset(
     {pool.ConnectionState.DONE, pool.ConnectionState.REFUSED, pool.ConnectionState.GONE}

@@ -37,7 +37,8 @@ def progress_of(
     measuring = snapshot.unweighed and not snapshot.proven
     if warm and warm >= min(target, snapshot.target + snapshot.callers) and not measuring:
         return Progress("serving", warm, target, shortage)
-    if snapshot.last_error or (snapshot.target == 0 and not measuring):
+    # No room without a shortage is one that a worker on its way out still takes.
+    if snapshot.last_error or (snapshot.target == 0 and shortage and not measuring):
         return Progress("trouble", warm, target, snapshot.last_error or shortage)
     return Progress("warming", warm, target)
 

@@ -16,7 +16,8 @@ _BYTES = {
 }
 """Units in lower case. "2G" is left out on purpose: programs disagree on what it means."""
 
-_LONGEST = 10 * 365 * 86_400.0
+LONGEST = 10 * 365 * 86_400.0
+"""Seconds of the longest duration that anybody may ask for."""
 _LARGEST = 1 << 48
 
 
@@ -24,7 +25,7 @@ def parse_duration(text: str) -> float:
     """Seconds in `text`: a number, or a number with ms, s, m, min or h. Raises ValueError."""
     number, unit = _split(text)
     seconds = number * _SECONDS[unit.lower()] if unit.lower() in _SECONDS else math.inf
-    if seconds > _LONGEST:
+    if seconds > LONGEST:
         raise ValueError(f"not a duration: {text!r}")
     return seconds
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from voicepool.quantities import format_duration, format_size, parse_duration, parse_size
+from voicepool.quantities import LONGEST, format_duration, format_size, parse_duration, parse_size
 
 T = TypeVar("T")
 
@@ -91,10 +91,14 @@ class Spec:
 
     def _bounds(self) -> str:
         if self.most is not None:
-            return f" from {self.least:g} to {self.most:g}"
+            comma = "," if self.kind == "bytes" else ""
+            return f"{comma} from {self._limit(self.least)} to {self._limit(self.most)}"
         if self.least is not None:
-            return f", {self.least:g} or more"
-        return "" if self.above is None else f", more than {self.above:g}"
+            return f", {self._limit(self.least)} or more"
+        return "" if self.above is None else f", more than {self._limit(self.above)}"
+
+    def _limit(self, limit: float | None) -> str:
+        return format_size(int(limit)) if self.kind == "bytes" and limit else str(limit)
 
     def from_text(self, text: str) -> Any:
         """The value that `text` (of a flag or the environment) stands for. Raises ValueError."""
@@ -109,6 +113,8 @@ class Spec:
             raise ValueError("wrong type")
         if isinstance(value, str) and self.kind in ("number", "bytes"):
             value = _TEXT_PARSERS[self.kind](value)
+        elif self.kind == "number" and isinstance(value, int | float) and value > LONGEST:
+            raise ValueError("too long")
         if isinstance(value, list):
             if not all(isinstance(item, str) for item in value):
                 raise ValueError("not all texts")
@@ -118,6 +124,8 @@ class Spec:
     def _checked(self, value: Any) -> Any:
         if self.kind == "choice" and value not in self.choices:
             raise ValueError("not a choice")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("nothing that a file or a host could be called")
         if self.kind in ("integer", "number", "bytes"):
             low = -math.inf if self.least is None else self.least
             high = math.inf if self.most is None else self.most

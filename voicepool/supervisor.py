@@ -26,7 +26,7 @@ from voicepool.departure import Departure
 from voicepool.errors import ExitCode
 from voicepool.forker import Forker
 from voicepool.frontdoor import FrontDoor
-from voicepool.handles import WorkerHandle
+from voicepool.handles import WorkerHandle, note_exit
 from voicepool.health import ailment
 from voicepool.hostprobe import HostProbe
 from voicepool.listener import Acceptor
@@ -377,7 +377,7 @@ class Supervisor:
         self._workforce.fork_failed(handle, error, permanent=permanent)
 
     def reaped(self, worker: int, pid: int, status: int) -> None:
-        log.info("worker exited", extra={"worker": worker, "pid": pid, "status": status})
+        note_exit(worker, pid, status)
 
 
 def _url(listener: socket.socket, *, secure: bool) -> str:

@@ -54,6 +54,8 @@ class Workforce:
         """Live workers by number."""
         self.warmed_up = False
         """A worker has been ready: until then nobody knows how long a caller would be held."""
+        self._refills = 0
+        """Workers who have taken a caller, and for whom no other has become ready yet."""
 
     def pid(self, worker: int) -> int | None:
         """A worker's process id, None while it has none."""
@@ -144,7 +146,7 @@ class Workforce:
             case ipc.Hello():
                 tell(pool.WorkerHello(number))
             case ipc.Ready():
-                log.info("worker ready", extra={"worker": number, "pid": handle.pid})
+                self._note_ready(handle)
                 self.warmed_up = True
                 handle.pss = handle.credible(message.pss)
                 tell(pool.WorkerReady(number, handle.credible(message.private)))
@@ -152,6 +154,7 @@ class Workforce:
                 self._probe.moved()
             case ipc.Accepted():
                 handle.accepted()
+                self._refills += 1
                 tell(pool.SessionAccepted(number))
                 self._chronicle.accepted(number, now)
             case ipc.Ended():
@@ -168,6 +171,13 @@ class Workforce:
                 log.warning(
                     "worker failed to warm up", extra={"worker": number, "error": message.error}
                 )
+
+    def _note_ready(self, handle: WorkerHandle) -> None:
+        """At the start and after a reload there is something to learn from it; that a used worker
+        has been replaced goes without saying, or a storm of callers writes a line more for each."""
+        level = logging.DEBUG if self._refills else logging.INFO
+        self._refills = max(0, self._refills - 1)
+        log.log(level, "worker ready", extra={"worker": handle.number, "pid": handle.pid})
 
     def _take(self, figures: Figures | None) -> None:
         if figures is not None:

@@ -87,7 +87,8 @@ def bench_call(args: argparse.Namespace) -> ExitCode:
         print(f"a call failed: {why}")
     if fits is not None:
         print(call.verdict(fits, args.p95, rounds, most))
-    return ExitCode.OK
+    answered = any(found.waits or found.unanswered for found in rounds)
+    return ExitCode.OK if answered else ExitCode.UNREACHABLE
 
 
 async def _rounds(
