@@ -303,7 +303,8 @@ def test_call_that_is_too_long(start_pool: Callable[..., PoolServer]) -> None:
     """Told in the protocol's words, then closed as a client that reconnects expects it."""
     server = start_pool(app="", workers=1, call_limit=1.0)
     with server.call(PATH) as client:
-        reply(client)
+        for piece in QUESTION:  # whose answer is in the making, or being told, when time is up
+            client.send(event("input_audio_buffer.append", audio=piece))
         error = until(client, "error")["error"]
         assert error["code"] == "session_expired"
         assert error["message"].startswith("Your session hit the maximum duration of ")

@@ -192,9 +192,10 @@ def test_test_passes_its_arguments_to_pytest_and_builds_afresh_on_demand(
     for arguments in (["-k", "x"], ["--fresh", "-x"], []):
         checkout.run(*arguments, script="test")
     lines = (checkout.fake / "log").read_text().splitlines()
+    pytest = "pip -m pytest -n 2 --dist worksteal"
     assert [line for line in lines if line.startswith("pip -m pytest")] == [
-        "pip -m pytest -k x",
-        "pip -m pytest -x",
-        "pip -m pytest",
+        f"{pytest} -k x",
+        f"{pytest} -x",
+        pytest,
     ]
     assert len([line for line in lines if " install " in line]) == 2
