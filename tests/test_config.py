@@ -305,6 +305,11 @@ def test_a_file_that_is_no_toml(cwd: Path, content: bytes, message: str) -> None
     assert complaint(cwd).startswith(message)
 
 
+def test_a_byte_order_mark_is_none_of_the_text(cwd: Path) -> None:
+    (cwd / "voicepool.toml").write_bytes(b"\xef\xbb\xbf[pool]\nworkers = 3\n")
+    assert load({}, {}, cwd).settings.workers == 3
+
+
 def test_a_file_that_is_not_there_or_is_a_folder(cwd: Path) -> None:
     assert complaint(cwd, file="no.toml") == "no.toml: cannot be read: No such file or directory"
     (cwd / "voicepool.toml").mkdir()

@@ -191,7 +191,8 @@ class _Document:
     @classmethod
     def read(cls, path: Path, label: str) -> _Document:
         try:
-            return cls(path.read_text(encoding="utf-8"), label)
+            # Some editors begin every text with a byte order mark.
+            return cls(path.read_text(encoding="utf-8-sig"), label)
         except OSError as error:
             raise ConfigError(f"{label}: cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:

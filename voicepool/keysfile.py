@@ -56,7 +56,7 @@ def read(path: str, prefix: str = "") -> tuple[Key, ...]:
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{label}: is longer than {MAX_BYTES} bytes")
     try:
-        return read_lines(data.decode(), label)
+        return read_lines(data.decode("utf-8-sig"), label)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{label}: not UTF-8 text") from error
 
