@@ -266,3 +266,11 @@ def test_halves_of_characters_are_never_told() -> None:
         *calls.finish(),
     ]
     assert parts[-1] == ToolCall(parts[0].call_id, "f\ufffd", '{"a":"\U0001f600"}\ufffd')
+
+
+def test_the_last_chunk_may_have_no_delta() -> None:
+    last = chunk({}, "stop")
+    last.choices[0].delta = None  # type: ignore[assignment] # as the client makes it
+    reply = Reply(starts_thinking=False)
+    assert [*reply.feed(chunk({"content": "Hi."})), *reply.feed(last)] == [TextDelta("Hi.")]
+    assert reply.over

@@ -41,7 +41,8 @@ class Reply:
             self._output_tokens = chunk.usage.completion_tokens or 0
         for choice in (chunk.choices or ())[:1]:
             self._ended = choice.finish_reason or self._ended
-            yield from self._add(choice.delta)
+            if choice.delta is not None:  # some servers' last one has none
+                yield from self._add(choice.delta)
 
     def _add(self, delta: ChoiceDelta) -> Iterator[ChatDelta]:
         if delta.content or any(getattr(delta, field, None) for field in _THOUGHTS):
