@@ -43,6 +43,9 @@ class Script:
     dies_after: int | None = None
     """Tokens after which the stream ends in `death`."""
     death: Literal["reset", "error", "garbage", "truncated"] = "reset"
+    after_end: Literal["", "reset", "silence"] = ""
+    """What comes of OpenAI's stream after the finish reason, instead of the counts; silence lasts
+    until the client goes."""
 
     @property
     def fails(self) -> bool:

@@ -131,6 +131,11 @@ class OpenAIServer(LlmServer):
             reason = "tool_calls"
         self.note(generation, "done")
         _delta(exchange, {}, finish_reason=reason)
+        if script.after_end == "reset":
+            exchange.reset()
+            return
+        if script.after_end == "silence":
+            await generation.released.wait()
         if body.get("stream_options", {}).get("include_usage"):
             chunk = _head(body, "chat.completion.chunk")
             _event(exchange, {**chunk, "choices": [], "usage": usage})

@@ -161,6 +161,13 @@ async def test_a_schema_that_cannot_be_sent_fails_its_reply_alone(
         assert await say(model, "Hello?") == Script().reply
 
 
+async def test_halves_of_characters_are_never_told() -> None:
+    """Neither a client's event nor the next request could hold one."""
+    with serving(tokens=("Hi \ud83d", "\ude00 \ude00 you", "\ud83d")) as server:
+        async with closing(ollama_model(server)) as model:
+            assert await say(model, "Hello?") == "Hi \U0001f600 \ufffd you\ufffd"
+
+
 # --- reasoning
 
 

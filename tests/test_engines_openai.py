@@ -36,6 +36,7 @@ from voicepool.engines.base import (
 )
 from voicepool.engines.chat import retrying
 from voicepool.engines.chat.prompt import SYSTEM_PROMPT
+from voicepool.engines.openai_chat import engine
 from voicepool.engines.openai_chat.engine import OpenAIModel
 from voicepool.engines.openai_chat.options import Options
 from voicepool.errors import ConfigError, EngineError, EngineUnavailable
@@ -333,6 +334,18 @@ async def test_a_silent_server_is_given_up() -> None:
             with pytest.raises(EngineError, match="was silent for too long"):
                 await anext(deltas)
             await server.until(lambda: server.states() == ["cancelled"])
+
+
+@pytest.mark.parametrize("after_end", ["reset", "silence"])
+async def test_after_its_end_a_reply_is_whole_whatever_the_server_does(
+    after_end: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "AFTERWORD", 0.05)
+    with serving(after_end=after_end) as server:
+        async with closing(made(server)) as model:
+            deltas = await hear(model, asks("Hello?"))
+            assert text_of(deltas) == Script().reply
+            assert deltas[-1] == Finished("stop")
 
 
 # --- in the zygote

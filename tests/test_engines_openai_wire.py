@@ -251,3 +251,26 @@ def test_a_chunk_that_brings_the_usage_alone_may_have_no_choices_at_all() -> Non
     assert told[0] == TextDelta("Hi.")
     assert reply.over
     assert reply.input_tokens == 3
+
+
+def test_halves_of_characters_are_never_told() -> None:
+    """Neither a client's event nor the next request could hold one."""
+    pieces = ["Hi \ud83d", "\ude00 \ud83d you", "\ude00", " \ud83d"]
+    told = read(*(chunk({"content": piece}) for piece in pieces), chunk({}, "stop"))
+    text = "".join(delta.text for delta in told if isinstance(delta, TextDelta))
+    assert text == "Hi \U0001f600 \ufffd you\ufffd \ufffd"
+    calls = Calls()
+    parts = [
+        *calls.add(0, "1", "f\ude00", '{"a":"\ud83d'),
+        *calls.add(0, None, None, '\ude00"}\ud83d'),
+        *calls.finish(),
+    ]
+    assert parts[-1] == ToolCall(parts[0].call_id, "f\ufffd", '{"a":"\U0001f600"}\ufffd')
+
+
+def test_the_last_chunk_may_have_no_delta() -> None:
+    last = chunk({}, "stop")
+    last.choices[0].delta = None  # type: ignore[assignment] # as the client makes it
+    reply = Reply(starts_thinking=False)
+    assert [*reply.feed(chunk({"content": "Hi."})), *reply.feed(last)] == [TextDelta("Hi.")]
+    assert reply.over

@@ -50,6 +50,19 @@ def test_words_that_have_begun_are_heard(heard_ms: float, text: str) -> None:
     assert spoken("One two.  Three four! ").text_until(heard_ms) == text
 
 
+@pytest.mark.parametrize("seconds", [0.1004, 0.1005, 0.1006])
+def test_the_end_of_a_clause_is_not_yet_the_next_one(seconds: float) -> None:
+    playback = Playback(Loudspeaker())
+    playback.text = "One. Two."
+    splitter, reader = Clauses(), Reader("en")
+    for clause in [*splitter.push(playback.text), *splitter.flush()]:
+        playback.begin_clause(reader.read(clause))
+        playback.add_sound(seconds, (WordTime(0, 4, 0.0),))
+    heard_ms = round(seconds * 1000)
+    assert playback.text_until(heard_ms) == "One."
+    assert playback.text_until(heard_ms + 1) == "One. Two."
+
+
 def test_without_word_times_text_is_spread_over_its_sound() -> None:
     playback = spoken("aaaa bbbb cccc dddd.", timed=False)
     assert playback.text_until(0) == ""

@@ -105,6 +105,17 @@ def test_a_word_without_end_is_cut_anywhere() -> None:
     assert all(len(text) <= LONGEST for text in found)
 
 
+@pytest.mark.parametrize(("piece", "times"), [("a", 500_000), ("word ", 100_000), (", ", 40_000)])
+def test_a_book_at_once_takes_no_more_than_its_share(piece: str, times: int) -> None:
+    """A search of all the rest for each clause would run for minutes here."""
+    text = piece * times
+    found = clauses(text)
+    assert all(len(clause.text) <= LONGEST for clause in found)
+    assert sum(map(str.isalnum, "".join(clause.text for clause in found))) == sum(
+        map(str.isalnum, text)
+    )
+
+
 alphabet = st.sampled_from(
     [
         *"abI 1.,;!?\n\"')…。—😀",

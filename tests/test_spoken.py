@@ -131,6 +131,8 @@ def test_what_the_longest_clause_cuts_in_half_is_silent_to_its_end() -> None:
         ),
         ("Edit main.py and archive.tar.gz", "Edit main dot py and archive dot tar dot gz"),
         ("e.g. the U.S. at 5 p.m. or Ph.D. i.e. so", "e.g. the U.S. at 5 p.m. or Ph.D. i.e. so"),
+        ("https://x.example.org/New_York_(a_b)_c?d_e=f_g. Or", "x dot example dot org. Or"),
+        ("Get github.com/some_body/a_b_c, or a_b", "Get github dot com, or a b"),
         ("the end.Next one", "the end.Next one"),
         ("http:// and www. x", "http:// and www. x"),
     ],

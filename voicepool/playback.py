@@ -28,7 +28,9 @@ class _Sounding:
     def begun(self, seconds: float) -> bool:
         """Whether any of it was heard with so much of the reply's sound."""
         if self.spoken.text:
-            return seconds > self.begin
+            # Whole milliseconds on both sides: rounded up, the end of one clause is not yet the
+            # first word of the next.
+            return seconds > round(self.begin * 1000) / 1000
         return 0 < seconds > self.begin - MILLISECOND  # silent: it goes with what is before it
 
     def heard(self, seconds: float) -> int:

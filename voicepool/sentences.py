@@ -90,10 +90,11 @@ class Clauses:
         return None
 
     def _search(self) -> re.Match[str] | None:
-        sentence = _SENTENCE.search(self._text, self._scan)
+        # No farther than a cut may be, and the character after it: a model may send a book at once.
+        sentence = _SENTENCE.search(self._text, self._scan, LONGEST + 1)
         if not self._opening:
             return sentence
-        clause = _CLAUSE.search(self._text, self._scan)
+        clause = _CLAUSE.search(self._text, self._scan, LONGEST + 1)
         if sentence and clause:
             return min(sentence, clause, key=re.Match.start)
         return sentence or clause

@@ -56,6 +56,8 @@ _INLINE = re.compile(
 _OPEN_ADDRESS = re.compile(rf"\]{_ADDRESS}(?:\([^()\s]*+)?\Z")
 _OPEN_URL = re.compile(r"(?i)(?:https?://|www\.)[!-~]*+\Z")
 _REST_OF_ADDRESS = re.compile(r"[!-~]*+")
+_IN_ADDRESS = re.compile(r"(?i)(?:https?://|www\.|[a-z\d-]\.[a-z][a-z\d-]{1,62}/)\S*+\Z")
+_LONGEST_ADDRESS = 256
 
 
 class Markup:
@@ -142,7 +144,7 @@ def _inline(match: re.Match[str]) -> str | None:
         case "stars":
             return _stars(match.group(), before, after)
         case "unders":
-            return " " if before[-1:].isalnum() and after[:1].isalnum() else ""
+            return _unders(match, before, after)
         case "cell":
             return _cell(before, after)
     return ""
@@ -152,6 +154,15 @@ def _stars(stars: str, before: str, after: str) -> str | None:
     if stars == "*" and before.strip()[-1:].isdigit() and after.strip()[:1].isdigit():
         return None  # a product
     return " " if stars == "*" and before[-1:].isalnum() and after[:1].isalnum() else ""
+
+
+def _unders(match: re.Match[str], before: str, after: str) -> str | None:
+    if not (before[-1:].isalnum() and after[:1].isalnum()):
+        return ""
+    start = match.start()
+    if _IN_ADDRESS.search(match.string, max(start - _LONGEST_ADDRESS, 0), start):
+        return None  # a blank would end the address, and what is behind it would be read out
+    return " "
 
 
 def _cell(before: str, after: str) -> str:

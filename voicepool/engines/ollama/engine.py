@@ -43,6 +43,7 @@ from voicepool.engines.chat.context import (
     TokenEstimate,
     fitted,
 )
+from voicepool.engines.chat.halves import Halves
 from voicepool.engines.chat.prompt import TRIAL, with_system
 from voicepool.engines.chat.retrying import (
     ServerFailed,
@@ -190,15 +191,15 @@ class OllamaModel:
         messages = with_system(request.messages, self._options.system_prompt)
         sent = fitted(messages, request.tools, self._context, request.max_tokens, self._estimate)
         stream = await self._ask(request, sent)
-        thoughts = ThoughtFilter()
+        thoughts, halves = ThoughtFilter(), Halves()
         called = False
         async with aclosing(stream):
             async for part in stream:
                 if part.message.content or part.message.thinking:
                     # Also "" while it thinks: whoever waits for a token knows that it lives.
-                    yield TextDelta(thoughts.feed(part.message.content or ""))
+                    yield TextDelta(thoughts.feed(halves.feed(part.message.content or "")))
                 for call in part.message.tool_calls or ():
-                    if rest := thoughts.flush():
+                    if rest := thoughts.feed(halves.flush()) + thoughts.flush():
                         yield TextDelta(rest)
                     called = True
                     whole = wire.new_call(call.function.name, call.function.arguments)
@@ -206,7 +207,7 @@ class OllamaModel:
                     yield whole
                 if part.done:
                     await _drain(stream)
-                    if rest := thoughts.flush():
+                    if rest := thoughts.feed(halves.flush()) + thoughts.flush():
                         yield TextDelta(rest)
                     yield self._finished(part, [*sent, *request.tools], called=called)
                     return

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from voicepool.engines.base import ToolCall, ToolCallDelta
+from voicepool.engines.chat.halves import Halves, whole
 
 MOST_CALLS = 64
 MOST_ARGUMENTS = 1_000_000
@@ -20,6 +21,7 @@ class _Open:
     call_id: str
     name: str
     arguments: str = ""
+    halves: Halves = field(default_factory=Halves)
 
     @property
     def call(self) -> ToolCall:
@@ -47,22 +49,24 @@ class Calls:
             yield from self.finish()
             self.count += 1
             made = f"call_{secrets.token_hex(12)}"
-            self._open = _Open(index or 0, call_id, made, name or "")
+            self._open = _Open(index or 0, call_id, made, whole(name or ""))
         elif self._open is not None and name and not self._open.name:
-            self._open.name = name
+            self._open.name = whole(name)
         current = self._open
         if current is None or not current.name:
             raise ValueError("a tool call without a name")
-        current.arguments += arguments or ""
+        piece = current.halves.feed(arguments or "")
+        current.arguments += piece
         if self.count > MOST_CALLS or len(current.arguments) > MOST_ARGUMENTS:
             raise ValueError("tool calls without an end")
-        yield ToolCallDelta(current.call_id, current.name, arguments or "")
+        yield ToolCallDelta(current.call_id, current.name, piece)
 
     def finish(self) -> Iterator[ToolCall]:
         """The last call, once the reply is over."""
         if self._open is not None:
-            call, self._open = self._open.call, None
-            yield call
+            last, self._open = self._open, None
+            last.arguments += last.halves.flush()
+            yield last.call
 
     def _is_new(self, index: int | None, call_id: str | None) -> bool:
         if self._open is None:

@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 NO_KEY = "none"
 """Sent where no key is set: the client insists on one."""
+AFTERWORD = 1.0
+"""Seconds that a server may take for the counts after a reply's end, which waits for them."""
 LEAST_CONTEXT = 512
 """Tokens; below that a conversation that is too long is not tried shorter."""
 
@@ -131,7 +133,7 @@ class OpenAIModel:
         sent = fitted(messages, request.tools, self._context, limit, self._estimate)
         reply = Reply(starts_thinking=self._options.starts_thinking)
         async with await self._ask(request, sent, limit) as stream:
-            async for chunk in stream:
+            while (chunk := await _next(stream, over=reply.over)) is not None:
                 for delta in reply.feed(chunk):
                     yield delta
         if not reply.over:
@@ -255,3 +257,20 @@ class OpenAIModel:
         known = next((model for model in listed if model.id == self._model), None)
         if self._options.context is None:
             self._context = wire.context_of(known.model_dump() if known else {})
+
+
+async def _next(
+    stream: openai.AsyncStream[ChatCompletionChunk], *, over: bool
+) -> ChatCompletionChunk | None:
+    """The next chunk, None after the last one.
+
+    `over`: the model has ended its reply. A server that then is silent, or breaks off, costs the
+    counts and not the reply.
+    """
+    try:
+        async with asyncio.timeout(AFTERWORD if over else None):
+            return await anext(stream, None)
+    except Exception:
+        if over:
+            return None
+        raise

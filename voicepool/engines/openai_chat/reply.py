@@ -8,6 +8,7 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.chat.chat_completion_chunk import ChoiceDelta
 
 from voicepool.engines.base import ChatDelta, Finished, TextDelta
+from voicepool.engines.chat.halves import Halves
 from voicepool.engines.chat.thinking import ThoughtFilter
 from voicepool.engines.openai_chat import wire
 from voicepool.engines.openai_chat.calls import Calls
@@ -21,6 +22,7 @@ class Reply:
 
     def __init__(self, *, starts_thinking: bool) -> None:
         self._thoughts = ThoughtFilter(thinking=starts_thinking)
+        self._halves = Halves()
         self._calls = Calls()
         self._ended: str | None = None
         self.input_tokens = 0
@@ -39,12 +41,13 @@ class Reply:
             self._output_tokens = chunk.usage.completion_tokens or 0
         for choice in (chunk.choices or ())[:1]:
             self._ended = choice.finish_reason or self._ended
-            yield from self._add(choice.delta)
+            if choice.delta is not None:  # some servers' last one has none
+                yield from self._add(choice.delta)
 
     def _add(self, delta: ChoiceDelta) -> Iterator[ChatDelta]:
         if delta.content or any(getattr(delta, field, None) for field in _THOUGHTS):
             # Also "" while it thinks: whoever waits for a token knows that it lives.
-            yield TextDelta(self._thoughts.feed(delta.content or ""))
+            yield TextDelta(self._thoughts.feed(self._halves.feed(delta.content or "")))
         for part in delta.tool_calls or ():
             yield from self._rest_of_text()
             name = part.function.name if part.function else None
@@ -60,5 +63,5 @@ class Reply:
         yield Finished(reason, self.input_tokens, self._output_tokens)
 
     def _rest_of_text(self) -> Iterator[TextDelta]:
-        if rest := self._thoughts.flush():
+        if rest := self._thoughts.feed(self._halves.flush()) + self._thoughts.flush():
             yield TextDelta(rest)
