@@ -64,6 +64,26 @@ test("the key is sent where there is one, and a 401 asks for one", async () => {
   assert.deepEqual([...stored], []);
 });
 
+test("a browser that keeps nothing for pages only forgets the key with the page", async () => {
+  const { sessionStorage } = globalThis;
+  const get = () => {
+    throw new DOMException("The operation is insecure.", "SecurityError");
+  };
+  Object.defineProperty(globalThis, "sessionStorage", { configurable: true, get });
+  try {
+    const forgetful = new Pool(pool.base);
+    answer = reply(200, REPORT);
+    assert.equal((await forgetful.status()).warm, 1);
+    forgetful.key = "a-key";
+    await forgetful.status();
+    assert.equal(asked.headers.authorization, "Bearer a-key");
+    forgetful.key = "";
+    assert.equal(forgetful.key, "");
+  } finally {
+    Object.defineProperty(globalThis, "sessionStorage", { configurable: true, value: sessionStorage });
+  }
+});
+
 test("a server that is asked too often is not away", async () => {
   answer = reply(429, {});
   assert.equal(await pool.status(), "limited");

@@ -15,9 +15,12 @@ const PATIENCE = 5000;
  */
 
 export class Pool {
+  #key;
+
   /** @param {string | URL} base where the page came from; everything is found beside it */
   constructor(base) {
     this.base = base;
+    this.#key = ifAllowed(() => sessionStorage.getItem(KEY)) ?? "";
   }
 
   /** Where calls go. @returns {URL} */
@@ -29,12 +32,15 @@ export class Pool {
 
   /** The API key or client secret, kept until the tab closes; "" where there is none. */
   get key() {
-    return sessionStorage.getItem(KEY) ?? "";
+    return this.#key;
   }
 
   set key(key) {
-    if (key) sessionStorage.setItem(KEY, key);
-    else sessionStorage.removeItem(KEY);
+    this.#key = key;
+    ifAllowed(() => {
+      if (key) sessionStorage.setItem(KEY, key);
+      else sessionStorage.removeItem(KEY);
+    });
   }
 
   /**
@@ -97,6 +103,21 @@ export function summary({ pool }) {
     lines: pool.max_connections,
     draining: pool.draining,
   };
+}
+
+/**
+ * Some browsers let a page keep nothing, as their users want it, and throw at the mere look.
+ *
+ * @template T
+ * @param {() => T} act
+ * @returns {T | undefined}
+ */
+function ifAllowed(act) {
+  try {
+    return act();
+  } catch {
+    return undefined;
+  }
 }
 
 /** @param {string} text @returns {any} what it says, or null */
