@@ -433,6 +433,36 @@ def test_a_server_that_refuses_though_it_has_lines(server: PoolServer, visit: Vi
     caller.complaints.clear()  # the browser logs each 404
 
 
+def test_what_the_audio_thread_tells_after_the_end_is_not_shown(
+    server: PoolServer, visit: Visit
+) -> None:
+    """It hears of the end later, and nothing would ever take the last level back."""
+    script = """
+      window.ports = [];
+      const Real = AudioWorkletNode;
+      window.AudioWorkletNode = class extends Real {
+        constructor(...given) {
+          super(...given);
+          ports.push(this.port);
+        }
+      };
+    """
+    caller = visit(server, script, MICROPHONE)
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.state("talking")
+    caller.page.get_by_role("button", name="Hang up").click()
+    caller.state("ended")
+    shown = caller.see(
+        """async () => {
+          const data = { level: 0.5 };
+          for (const port of ports) port.dispatchEvent(new MessageEvent("message", { data }));
+          await new Promise(requestAnimationFrame);
+          return document.querySelector("#call").style.getPropertyValue("--loud");
+        }"""
+    )
+    assert float(shown) == 0
+
+
 def test_scripts_that_do_not_come(server: PoolServer, visit: Visit) -> None:
     caller = visit(server)
     unloaded = caller.page.locator("#unloaded")
