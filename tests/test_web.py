@@ -224,6 +224,27 @@ def test_by_keyboard_alone(server: PoolServer, visit: Visit) -> None:
     assert_no_fault(caller)
 
 
+def test_a_key_that_is_held_down_counts_once(server: PoolServer, visit: Visit) -> None:
+    """The operating system presses it again and again."""
+    caller = visit(server, MICROPHONE)
+    keyboard = caller.page.keyboard
+    caller.page.get_by_role("button", name="Start talking").focus()
+    for _ in range(4):  # an even number, which would end with hanging up
+        keyboard.down("Enter")
+    keyboard.up("Enter")
+    caller.state("talking")
+    assert len(caller.see("seen.urls")) == 1
+    say = caller.page.get_by_role("textbox", name="Type instead of speaking")
+    say.fill(STORY)
+    say.press("Enter")
+    caller.activity("speaking")
+    for _ in range(2):
+        keyboard.down("Escape")
+    keyboard.up("Escape")
+    caller.reads("voice", "interrupted at")
+    caller.state("talking")
+
+
 def test_who_types_while_a_reply_is_spoken_is_answered_next(
     server: PoolServer, visit: Visit
 ) -> None:

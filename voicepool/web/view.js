@@ -56,10 +56,15 @@ export class View {
     unloaded.remove();
     // The second click of a double one would hang up what the first has begun.
     talk.addEventListener("click", ({ detail }) => detail < 2 && on.talk());
+    // So would an Enter that is held down, which clicks again and again.
+    talk.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && event.repeat) event.preventDefault();
+    });
     interrupt.addEventListener("click", on.interrupt);
     mute.addEventListener("click", on.mute);
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !event.isComposing) on.escape();
+      // One that is held down would hang up after it has interrupted.
+      if (event.key === "Escape" && !event.isComposing && !event.repeat) on.escape();
     });
     this.#onSubmit("say", on.say);
     this.#onSubmit("key", on.key);
