@@ -219,8 +219,10 @@ def test_by_keyboard_alone(server: PoolServer, visit: Visit) -> None:
     caller.state("talking")
     caller.until("() => seen.captured.length > 100")
     assert caller.see("seen.captured.every(({ level }) => level === 0)")
+    mute.focus()
     keyboard.press("Escape")
     caller.state("ended")
+    expect(caller.page.get_by_role("button", name="Call again")).to_be_focused()
     assert_no_fault(caller)
 
 
@@ -337,6 +339,26 @@ def test_a_client_secret_in_a_keys_place(guarded: PoolServer, visit: Visit) -> N
     caller.page.get_by_role("button", name="Start talking").click()
     caller.state("talking")
     caller.complaints.clear()  # the browser logs the 401
+
+
+def test_a_key_that_runs_out_under_the_hands_of_who_types(
+    guarded: PoolServer, visit: Visit
+) -> None:
+    """What they type next would be in the field for the key, and be sent as one."""
+    wait_in_line_with_key(guarded)
+    caller = visit(guarded, MICROPHONE)
+    caller.give_key(KEY)
+    caller.page.get_by_text("in a call").wait_for()
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.state("talking")
+    say = caller.page.get_by_role("textbox", name="Type instead of speaking")
+    say.focus()
+    caller.page.keyboard.type("what time ")
+    caller.page.route("**/status", lambda route: route.fulfill(status=401, body="{}"))
+    caller.page.locator("#key-form").wait_for()
+    caller.page.keyboard.type("is it")
+    expect(say).to_have_value("what time is it")
+    caller.complaints.clear()  # the browser logs each 401
 
 
 def wait_in_line_with_key(server: PoolServer) -> None:

@@ -92,8 +92,8 @@ export class View {
     this.#state = state;
     call.dataset.state = state;
     this.#elements["talk-label"].textContent = BUTTON[state];
-    mute.hidden = !(state === "talking" && microphone);
-    interrupt.hidden = true;
+    this.#show(mute, state === "talking" && microphone);
+    this.#show(interrupt, false);
     delete call.dataset.activity;
     if (state in STATE) activity.textContent = STATE[state];
     this.#elements.told.textContent = TOLD[state] ?? "";
@@ -108,11 +108,14 @@ export class View {
     call.dataset.activity = activity;
     const deaf = muted && activity === "listening";
     this.#elements.activity.textContent = deaf ? "You are muted." : ACTIVITY[activity];
-    // A button that vanishes under the keyboard's focus would leave it nowhere.
-    if (activity !== "speaking" && interrupt === document.activeElement) {
-      this.#elements.talk.focus();
-    }
-    interrupt.hidden = activity !== "speaking";
+    this.#show(interrupt, activity === "speaking");
+  }
+
+  /** @param {HTMLElement} element @param {boolean} wanted */
+  #show(element, wanted) {
+    // What vanishes under the keyboard's focus would leave it nowhere.
+    if (!wanted && element.contains(document.activeElement)) this.#elements.talk.focus();
+    element.hidden = !wanted;
   }
 
   /** @param {boolean} muted */
@@ -145,10 +148,10 @@ export class View {
   askForKey(wanted) {
     const { "key-form": form, key, talk } = this.#elements;
     if (form.hidden !== wanted) return;
-    // A form that vanishes under the keyboard's focus would leave it nowhere.
-    if (form.contains(document.activeElement)) talk.focus();
-    form.hidden = !wanted;
-    if (wanted) key.focus();
+    this.#show(form, wanted);
+    // Keys run out in mid-call, and under the hands of those who type: what they type next is no key.
+    const free = [document.body, talk].includes(document.activeElement);
+    if (wanted && free && this.#state !== "talking") key.focus();
   }
 
   /** @param {string} text that was typed and could not be sent */
