@@ -627,6 +627,40 @@ def test_what_goes_wrong_is_told_to_whoever_wants_no_transcripts_read_out(
     expect(caller.page.get_by_role("alert").filter(has_text="microphone is gone")).to_be_visible()
 
 
+def test_a_long_conversation_is_followed_and_short_of_its_beginning(
+    server: PoolServer, visit: Visit
+) -> None:
+    caller = visit(server)
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.state("talking")
+    caller.see(
+        """async () => {
+          const write = (id) => {
+            const content = [{ type: "input_text", text: `line ${id}` }];
+            const item = { id, role: "user", content };
+            const data = JSON.stringify({ type: "conversation.item.added", item });
+            socket.dispatchEvent(new MessageEvent("message", { data }));
+          };
+          for (let i = 0; i < 200; i++) write(`old-${i}`);
+          for (let i = 0; i < 4; i++) {
+            await new Promise(requestAnimationFrame);
+            write(`new-${i}`);
+          }
+        }"""
+    )
+    expect(caller.page.get_by_text("line new-3")).to_be_in_viewport()
+    expect(caller.page.get_by_text("line old-3", exact=True)).to_have_count(0)
+    # Whoever reads what was said before is left there.
+    caller.see("document.querySelector('#log').scrollTop -= 500")
+    read = caller.page.get_by_text("line old-190")
+    expect(read).to_be_in_viewport()
+    say = caller.page.get_by_role("textbox", name="Type instead of speaking")
+    say.fill("what time is it")
+    say.press("Enter")
+    caller.reads("voice", "It is")
+    expect(read).to_be_in_viewport()
+
+
 def test_narrow_screens_and_eyes_that_want_no_motion(server: PoolServer, visit: Visit) -> None:
     size = {"width": 320, "height": 480}
     caller = visit(server, viewport=size, reduced_motion="reduce")

@@ -174,7 +174,9 @@ export class View {
   showEntry(entry) {
     const { log, empty } = this.#elements;
     empty.hidden = true;
-    const following = log.scrollTop >= this.#scrolledTo - NEAR;
+    // Where the log has become shorter, or taller on the page, it cannot be scrolled as far any more.
+    const end = log.scrollHeight - log.clientHeight;
+    const following = log.scrollTop >= Math.min(this.#scrolledTo, end) - NEAR;
     let shown = this.#entries.get(entry.id);
     if (!shown) {
       shown = document.createElement("div");
@@ -209,8 +211,12 @@ export class View {
 
   /** @param {string} id */
   removeEntry(id) {
+    const { log } = this.#elements;
+    const height = log.scrollHeight;
     this.#entries.get(id)?.remove();
     this.#entries.delete(id);
+    // Browsers keep what is read in its place: all of it moves up by the height of what went.
+    this.#scrolledTo -= height - log.scrollHeight;
   }
 
   /** @param {"microphone" | "voice"} whose @param {number} level from 0 to 1 */
