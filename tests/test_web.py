@@ -661,6 +661,18 @@ def test_a_long_conversation_is_followed_and_short_of_its_beginning(
     expect(read).to_be_in_viewport()
 
 
+def test_what_is_written_from_right_to_left(server: PoolServer, visit: Visit) -> None:
+    caller = visit(server)
+    say = caller.page.get_by_role("textbox", name="Type instead of speaking")
+    for text, direction in (("\u05e9\u05dc\u05d5\u05dd!", "rtl"), ("hello!", "ltr")):
+        say.fill(text)
+        expect(say).to_have_css("direction", direction)
+        say.press("Enter")
+        caller.reads("you", text)
+        line = caller.page.locator(".entry.you p").filter(has_text=text)
+        expect(line).to_have_css("direction", direction)
+
+
 def test_narrow_screens_and_eyes_that_want_no_motion(server: PoolServer, visit: Visit) -> None:
     size = {"width": 320, "height": 480}
     caller = visit(server, viewport=size, reduced_motion="reduce")

@@ -181,6 +181,7 @@ export class View {
     if (!shown) {
       shown = document.createElement("div");
       shown.append(element("p", ""), element("small", ""));
+      shown.firstChild.dir = "auto";
       // Whoever wants no transcripts read out wants to know what went wrong all the same.
       if (entry.side === "note") shown.setAttribute("role", "alert");
       this.#entries.set(entry.id, shown);
@@ -247,6 +248,7 @@ function element(name, text) {
 function unseen(text) {
   const made = element("span", text);
   made.className = "unseen";
+  made.dir = "ltr"; // and so it has no say in what the direction is of what follows
   return made;
 }
 
