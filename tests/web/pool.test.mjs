@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import { after, before, beforeEach, test } from "node:test";
 
-import { Pool } from "../../voicepool/web/pool.js";
+import { Pool, watch } from "../../voicepool/web/pool.js";
 
 const stored = new Map();
 globalThis.sessionStorage = {
@@ -87,6 +87,25 @@ test("a browser that keeps nothing for pages only forgets the key with the page"
 test("a server that is asked too often is not away", async () => {
   answer = reply(429, {});
   assert.equal(await pool.status(), "limited");
+});
+
+test("a page that is told that it asks too often takes nothing more of what calls need", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  globalThis.document = { hidden: false, addEventListener() {} };
+  const statuses = ["limited", "hidden"];
+  const said = [];
+  const told = () => new Promise((resolve) => setImmediate(resolve));
+  watch({ status: async () => statuses[said.length] }, (status) => said.push(status), 2000);
+  await told();
+  t.mock.timers.tick(59_999);
+  await told();
+  assert.deepEqual(said, ["limited"]);
+  t.mock.timers.tick(1);
+  await told();
+  assert.deepEqual(said, ["limited", "hidden"]);
+  t.mock.timers.tick(2000);
+  await told();
+  assert.equal(said.length, 3);
 });
 
 test("a balancer that shows no status is not away", async () => {

@@ -1,6 +1,8 @@
 /** What the server says of itself besides calls: whether there is a free line, and what it does. */
 
 const KEY = "voicepool.key";
+/** Milliseconds in which what limits an address flows back: who asks on leaves no call to be had. */
+const RESPITE = 60_000;
 /** Milliseconds after which a server that does not answer counts as away. */
 const PATIENCE = 5000;
 
@@ -159,7 +161,8 @@ export function watch(pool, onStatus, period) {
     if (mine !== latest) return; // an answer to what was asked with another key
     onStatus(status);
     // Without a key there is nothing to learn; whoever has one then asks at once.
-    if (mine === latest && status !== "key") timer = setTimeout(ask, period);
+    if (mine !== latest || status === "key") return;
+    timer = setTimeout(ask, status === "limited" ? RESPITE : period);
   }
   document.addEventListener("visibilitychange", ask);
   ask();
