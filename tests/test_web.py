@@ -355,6 +355,7 @@ def test_a_key_that_runs_out_under_the_hands_of_who_types(
     say.focus()
     caller.page.keyboard.type("what time ")
     caller.page.route("**/status", lambda route: route.fulfill(status=401, body="{}"))
+    caller.notice("or it has expired")
     caller.page.locator("#key-form").wait_for()
     caller.page.keyboard.type("is it")
     expect(say).to_have_value("what time is it")
