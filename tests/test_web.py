@@ -219,9 +219,32 @@ def test_by_keyboard_alone(server: PoolServer, visit: Visit) -> None:
     caller.state("talking")
     caller.until("() => seen.captured.length > 100")
     assert caller.see("seen.captured.every(({ level }) => level === 0)")
+    mute.focus()
     keyboard.press("Escape")
     caller.state("ended")
+    expect(caller.page.get_by_role("button", name="Call again")).to_be_focused()
     assert_no_fault(caller)
+
+
+def test_a_key_that_is_held_down_counts_once(server: PoolServer, visit: Visit) -> None:
+    """The operating system presses it again and again."""
+    caller = visit(server, MICROPHONE)
+    keyboard = caller.page.keyboard
+    caller.page.get_by_role("button", name="Start talking").focus()
+    for _ in range(4):  # an even number, which would end with hanging up
+        keyboard.down("Enter")
+    keyboard.up("Enter")
+    caller.state("talking")
+    assert len(caller.see("seen.urls")) == 1
+    say = caller.page.get_by_role("textbox", name="Type instead of speaking")
+    say.fill(STORY)
+    say.press("Enter")
+    caller.activity("speaking")
+    for _ in range(2):
+        keyboard.down("Escape")
+    keyboard.up("Escape")
+    caller.reads("voice", "interrupted at")
+    caller.state("talking")
 
 
 def test_who_types_while_a_reply_is_spoken_is_answered_next(
@@ -316,6 +339,27 @@ def test_a_client_secret_in_a_keys_place(guarded: PoolServer, visit: Visit) -> N
     caller.page.get_by_role("button", name="Start talking").click()
     caller.state("talking")
     caller.complaints.clear()  # the browser logs the 401
+
+
+def test_a_key_that_runs_out_under_the_hands_of_who_types(
+    guarded: PoolServer, visit: Visit
+) -> None:
+    """What they type next would be in the field for the key, and be sent as one."""
+    wait_in_line_with_key(guarded)
+    caller = visit(guarded, MICROPHONE)
+    caller.give_key(KEY)
+    caller.page.get_by_text("in a call").wait_for()
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.state("talking")
+    say = caller.page.get_by_role("textbox", name="Type instead of speaking")
+    say.focus()
+    caller.page.keyboard.type("what time ")
+    caller.page.route("**/status", lambda route: route.fulfill(status=401, body="{}"))
+    caller.notice("or it has expired")
+    caller.page.locator("#key-form").wait_for()
+    caller.page.keyboard.type("is it")
+    expect(say).to_have_value("what time is it")
+    caller.complaints.clear()  # the browser logs each 401
 
 
 def wait_in_line_with_key(server: PoolServer) -> None:
@@ -431,6 +475,36 @@ def test_a_server_that_refuses_though_it_has_lines(server: PoolServer, visit: Vi
     caller.notice("and yet refuses the call")
     caller.state("ended")
     caller.complaints.clear()  # the browser logs each 404
+
+
+def test_what_the_audio_thread_tells_after_the_end_is_not_shown(
+    server: PoolServer, visit: Visit
+) -> None:
+    """It hears of the end later, and nothing would ever take the last level back."""
+    script = """
+      window.ports = [];
+      const Real = AudioWorkletNode;
+      window.AudioWorkletNode = class extends Real {
+        constructor(...given) {
+          super(...given);
+          ports.push(this.port);
+        }
+      };
+    """
+    caller = visit(server, script, MICROPHONE)
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.state("talking")
+    caller.page.get_by_role("button", name="Hang up").click()
+    caller.state("ended")
+    shown = caller.see(
+        """async () => {
+          const data = { level: 0.5 };
+          for (const port of ports) port.dispatchEvent(new MessageEvent("message", { data }));
+          await new Promise(requestAnimationFrame);
+          return document.querySelector("#call").style.getPropertyValue("--loud");
+        }"""
+    )
+    assert float(shown) == 0
 
 
 def test_scripts_that_do_not_come(server: PoolServer, visit: Visit) -> None:
@@ -552,6 +626,52 @@ def test_what_goes_wrong_is_told_to_whoever_wants_no_transcripts_read_out(
     caller.state("talking")
     caller.see("seen.tracks[0].dispatchEvent(new Event('ended'))")
     expect(caller.page.get_by_role("alert").filter(has_text="microphone is gone")).to_be_visible()
+
+
+def test_a_long_conversation_is_followed_and_short_of_its_beginning(
+    server: PoolServer, visit: Visit
+) -> None:
+    caller = visit(server)
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.state("talking")
+    caller.see(
+        """async () => {
+          const write = (id) => {
+            const content = [{ type: "input_text", text: `line ${id}` }];
+            const item = { id, role: "user", content };
+            const data = JSON.stringify({ type: "conversation.item.added", item });
+            socket.dispatchEvent(new MessageEvent("message", { data }));
+          };
+          for (let i = 0; i < 200; i++) write(`old-${i}`);
+          for (let i = 0; i < 4; i++) {
+            await new Promise(requestAnimationFrame);
+            write(`new-${i}`);
+          }
+        }"""
+    )
+    expect(caller.page.get_by_text("line new-3")).to_be_in_viewport()
+    expect(caller.page.get_by_text("line old-3", exact=True)).to_have_count(0)
+    # Whoever reads what was said before is left there.
+    caller.see("document.querySelector('#log').scrollTop -= 500")
+    read = caller.page.get_by_text("line old-190")
+    expect(read).to_be_in_viewport()
+    say = caller.page.get_by_role("textbox", name="Type instead of speaking")
+    say.fill("what time is it")
+    say.press("Enter")
+    caller.reads("voice", "It is")
+    expect(read).to_be_in_viewport()
+
+
+def test_what_is_written_from_right_to_left(server: PoolServer, visit: Visit) -> None:
+    caller = visit(server)
+    say = caller.page.get_by_role("textbox", name="Type instead of speaking")
+    for text, direction in (("\u05e9\u05dc\u05d5\u05dd!", "rtl"), ("hello!", "ltr")):
+        say.fill(text)
+        expect(say).to_have_css("direction", direction)
+        say.press("Enter")
+        caller.reads("you", text)
+        line = caller.page.locator(".entry.you p").filter(has_text=text)
+        expect(line).to_have_css("direction", direction)
 
 
 def test_narrow_screens_and_eyes_that_want_no_motion(server: PoolServer, visit: Visit) -> None:

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import { after, before, beforeEach, test } from "node:test";
 
-import { Pool } from "../../voicepool/web/pool.js";
+import { Pool, watch } from "../../voicepool/web/pool.js";
 
 const stored = new Map();
 globalThis.sessionStorage = {
@@ -64,9 +64,48 @@ test("the key is sent where there is one, and a 401 asks for one", async () => {
   assert.deepEqual([...stored], []);
 });
 
+test("a browser that keeps nothing for pages only forgets the key with the page", async () => {
+  const { sessionStorage } = globalThis;
+  const get = () => {
+    throw new DOMException("The operation is insecure.", "SecurityError");
+  };
+  Object.defineProperty(globalThis, "sessionStorage", { configurable: true, get });
+  try {
+    const forgetful = new Pool(pool.base);
+    answer = reply(200, REPORT);
+    assert.equal((await forgetful.status()).warm, 1);
+    forgetful.key = "a-key";
+    await forgetful.status();
+    assert.equal(asked.headers.authorization, "Bearer a-key");
+    forgetful.key = "";
+    assert.equal(forgetful.key, "");
+  } finally {
+    Object.defineProperty(globalThis, "sessionStorage", { configurable: true, value: sessionStorage });
+  }
+});
+
 test("a server that is asked too often is not away", async () => {
   answer = reply(429, {});
   assert.equal(await pool.status(), "limited");
+});
+
+test("a page that is told that it asks too often takes nothing more of what calls need", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  globalThis.document = { hidden: false, addEventListener() {} };
+  const statuses = ["limited", "hidden"];
+  const said = [];
+  const told = () => new Promise((resolve) => setImmediate(resolve));
+  watch({ status: async () => statuses[said.length] }, (status) => said.push(status), 2000);
+  await told();
+  t.mock.timers.tick(59_999);
+  await told();
+  assert.deepEqual(said, ["limited"]);
+  t.mock.timers.tick(1);
+  await told();
+  assert.deepEqual(said, ["limited", "hidden"]);
+  t.mock.timers.tick(2000);
+  await told();
+  assert.equal(said.length, 3);
 });
 
 test("a balancer that shows no status is not away", async () => {

@@ -46,11 +46,11 @@ export class Call extends EventTarget {
   #state = "opening";
   /** @type {Activity} */
   #activity = "listening";
-  /** Whether the server makes a response. */
-  #responding = false;
+  /** The response that the server makes; "" while it makes none. */
+  #responding = "";
   /** What has to wait until it does not. @type {(() => void)[]} */
   #afterResponse = [];
-  /** Replies that the caller has cut off; what still comes of them is dropped. */
+  /** Replies, and whole responses, that the caller has cut off; what still comes is dropped. */
   #cut = new Set();
   /** Replies whose sound has not been played to its end. */
   #sounding = new Set();
@@ -110,7 +110,11 @@ export class Call extends EventTarget {
 
   /** Silence the reply, and have no more of it made. */
   async interrupt() {
-    if (this.#responding) this.#session.cancel();
+    if (this.#responding) {
+      this.#session.cancel();
+      // Until the server has heard of it, more sound is on its way, and perhaps the first.
+      this.#cut.add(this.#responding);
+    }
     await this.#silenceReply();
   }
 
@@ -166,9 +170,17 @@ export class Call extends EventTarget {
 
   #onEvent(event) {
     if (this.#state === "ended") return;
-    if (this.#cut.has(event.item_id) && event.type.endsWith(".delta")) return;
+    if (this.#isCut(event)) return;
     this.#conversation.handle(event);
     this.#handlers[event.type]?.(event);
+  }
+
+  /** Whether the event brings more of what the caller has cut off. */
+  #isCut({ type, item_id, response_id }) {
+    if (!type.endsWith(".delta")) return false;
+    const late = this.#cut.has(response_id) && !this.#cut.has(item_id);
+    if (late && type.startsWith("response.output_audio")) this.#cutOff(item_id, 0);
+    return this.#cut.has(item_id);
   }
 
   /** @type {Record<string, (event: any) => void>} */
@@ -186,8 +198,8 @@ export class Call extends EventTarget {
     "conversation.item.input_audio_transcription.completed": ({ transcript }) => {
       if (!transcript && !this.#responding && this.#activity === "thinking") this.#rest();
     },
-    "response.created": () => {
-      this.#responding = true;
+    "response.created": ({ response }) => {
+      this.#responding = response.id;
     },
     "response.output_audio.delta": ({ item_id, delta }) => {
       this.#sounding.add(item_id);
@@ -195,7 +207,7 @@ export class Call extends EventTarget {
     },
     "response.output_audio.done": ({ item_id }) => this.#sound.end(item_id),
     "response.done": () => {
-      this.#responding = false;
+      this.#responding = "";
       for (const act of this.#afterResponse.splice(0)) act();
       if (this.#activity === "thinking" && !this.#sounding.size) this.#rest();
     },
@@ -229,11 +241,18 @@ export class Call extends EventTarget {
     this.#rest();
     const latencyMs = this.#sound.outputLatency * 1000;
     for (const { item, ms } of await this.#sound.stop()) {
-      const heard = Math.max(0, ms - latencyMs);
-      this.#conversation.interrupt(item, heard);
-      // Only what is no longer being made can be cut.
-      this.#afterwards(() => this.#session.truncate(item, heard));
+      this.#cutOff(item, Math.max(0, ms - latencyMs));
     }
+  }
+
+  /** Nothing is heard any more of a reply of which the caller has heard so many milliseconds. */
+  #cutOff(item, heard) {
+    this.#cut.add(item);
+    this.#conversation.interrupt(item, heard);
+    const truncate = () => this.#session.truncate(item, heard);
+    // Only what is no longer being made can be cut; and then before anything else is answered.
+    if (this.#responding) this.#afterResponse.unshift(truncate);
+    else truncate();
   }
 
   /** Do something as soon as no response is being made. */

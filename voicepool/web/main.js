@@ -24,7 +24,7 @@ const SOUND = {
 };
 const FAILED = {
   away: AWAY,
-  key: "The server does not know this key.",
+  key: "The server does not know this key, or it has expired.",
   refused:
     "The server has free lines, and yet refuses the call. Perhaps too many came from your address: try " +
     "again in a minute. Or the key is not for calls; or a proxy does not pass on Host and Upgrade.",

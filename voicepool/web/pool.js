@@ -1,6 +1,8 @@
 /** What the server says of itself besides calls: whether there is a free line, and what it does. */
 
 const KEY = "voicepool.key";
+/** Milliseconds in which what limits an address flows back: who asks on leaves no call to be had. */
+const RESPITE = 60_000;
 /** Milliseconds after which a server that does not answer counts as away. */
 const PATIENCE = 5000;
 
@@ -15,9 +17,12 @@ const PATIENCE = 5000;
  */
 
 export class Pool {
+  #key;
+
   /** @param {string | URL} base where the page came from; everything is found beside it */
   constructor(base) {
     this.base = base;
+    this.#key = ifAllowed(() => sessionStorage.getItem(KEY)) ?? "";
   }
 
   /** Where calls go. @returns {URL} */
@@ -29,12 +34,15 @@ export class Pool {
 
   /** The API key or client secret, kept until the tab closes; "" where there is none. */
   get key() {
-    return sessionStorage.getItem(KEY) ?? "";
+    return this.#key;
   }
 
   set key(key) {
-    if (key) sessionStorage.setItem(KEY, key);
-    else sessionStorage.removeItem(KEY);
+    this.#key = key;
+    ifAllowed(() => {
+      if (key) sessionStorage.setItem(KEY, key);
+      else sessionStorage.removeItem(KEY);
+    });
   }
 
   /**
@@ -99,6 +107,21 @@ export function summary({ pool }) {
   };
 }
 
+/**
+ * Some browsers let a page keep nothing, as their users want it, and throw at the mere look.
+ *
+ * @template T
+ * @param {() => T} act
+ * @returns {T | undefined}
+ */
+function ifAllowed(act) {
+  try {
+    return act();
+  } catch {
+    return undefined;
+  }
+}
+
 /** @param {string} text @returns {any} what it says, or null */
 function json(text) {
   try {
@@ -138,7 +161,8 @@ export function watch(pool, onStatus, period) {
     if (mine !== latest) return; // an answer to what was asked with another key
     onStatus(status);
     // Without a key there is nothing to learn; whoever has one then asks at once.
-    if (mine === latest && status !== "key") timer = setTimeout(ask, period);
+    if (mine !== latest || status === "key") return;
+    timer = setTimeout(ask, status === "limited" ? RESPITE : period);
   }
   document.addEventListener("visibilitychange", ask);
   ask();

@@ -149,6 +149,8 @@ export class Sound extends EventTarget {
   }
 
   #tell(type, detail) {
+    // What the audio thread had told before it heard of the end.
+    if (this.#closed) return;
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 }

@@ -56,10 +56,15 @@ export class View {
     unloaded.remove();
     // The second click of a double one would hang up what the first has begun.
     talk.addEventListener("click", ({ detail }) => detail < 2 && on.talk());
+    // So would an Enter that is held down, which clicks again and again.
+    talk.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && event.repeat) event.preventDefault();
+    });
     interrupt.addEventListener("click", on.interrupt);
     mute.addEventListener("click", on.mute);
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !event.isComposing) on.escape();
+      // One that is held down would hang up after it has interrupted.
+      if (event.key === "Escape" && !event.isComposing && !event.repeat) on.escape();
     });
     this.#onSubmit("say", on.say);
     this.#onSubmit("key", on.key);
@@ -87,8 +92,8 @@ export class View {
     this.#state = state;
     call.dataset.state = state;
     this.#elements["talk-label"].textContent = BUTTON[state];
-    mute.hidden = !(state === "talking" && microphone);
-    interrupt.hidden = true;
+    this.#show(mute, state === "talking" && microphone);
+    this.#show(interrupt, false);
     delete call.dataset.activity;
     if (state in STATE) activity.textContent = STATE[state];
     this.#elements.told.textContent = TOLD[state] ?? "";
@@ -103,11 +108,14 @@ export class View {
     call.dataset.activity = activity;
     const deaf = muted && activity === "listening";
     this.#elements.activity.textContent = deaf ? "You are muted." : ACTIVITY[activity];
-    // A button that vanishes under the keyboard's focus would leave it nowhere.
-    if (activity !== "speaking" && interrupt === document.activeElement) {
-      this.#elements.talk.focus();
-    }
-    interrupt.hidden = activity !== "speaking";
+    this.#show(interrupt, activity === "speaking");
+  }
+
+  /** @param {HTMLElement} element @param {boolean} wanted */
+  #show(element, wanted) {
+    // What vanishes under the keyboard's focus would leave it nowhere.
+    if (!wanted && element.contains(document.activeElement)) this.#elements.talk.focus();
+    element.hidden = !wanted;
   }
 
   /** @param {boolean} muted */
@@ -140,10 +148,10 @@ export class View {
   askForKey(wanted) {
     const { "key-form": form, key, talk } = this.#elements;
     if (form.hidden !== wanted) return;
-    // A form that vanishes under the keyboard's focus would leave it nowhere.
-    if (form.contains(document.activeElement)) talk.focus();
-    form.hidden = !wanted;
-    if (wanted) key.focus();
+    this.#show(form, wanted);
+    // Keys run out in mid-call, and under the hands of those who type: what they type next is no key.
+    const free = [document.body, talk].includes(document.activeElement);
+    if (wanted && free && this.#state !== "talking") key.focus();
   }
 
   /** @param {string} text that was typed and could not be sent */
@@ -166,11 +174,14 @@ export class View {
   showEntry(entry) {
     const { log, empty } = this.#elements;
     empty.hidden = true;
-    const following = log.scrollTop >= this.#scrolledTo - NEAR;
+    // Where the log has become shorter, or taller on the page, it cannot be scrolled as far any more.
+    const end = log.scrollHeight - log.clientHeight;
+    const following = log.scrollTop >= Math.min(this.#scrolledTo, end) - NEAR;
     let shown = this.#entries.get(entry.id);
     if (!shown) {
       shown = document.createElement("div");
       shown.append(element("p", ""), element("small", ""));
+      shown.firstChild.dir = "auto";
       // Whoever wants no transcripts read out wants to know what went wrong all the same.
       if (entry.side === "note") shown.setAttribute("role", "alert");
       this.#entries.set(entry.id, shown);
@@ -201,8 +212,12 @@ export class View {
 
   /** @param {string} id */
   removeEntry(id) {
+    const { log } = this.#elements;
+    const height = log.scrollHeight;
     this.#entries.get(id)?.remove();
     this.#entries.delete(id);
+    // Browsers keep what is read in its place: all of it moves up by the height of what went.
+    this.#scrolledTo -= height - log.scrollHeight;
   }
 
   /** @param {"microphone" | "voice"} whose @param {number} level from 0 to 1 */
@@ -233,6 +248,7 @@ function element(name, text) {
 function unseen(text) {
   const made = element("span", text);
   made.className = "unseen";
+  made.dir = "ltr"; // and so it has no say in what the direction is of what follows
   return made;
 }
 
