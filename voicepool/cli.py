@@ -43,6 +43,7 @@ Every setting of `start` can also be written in {FILE_NAME} or as VOICEPOOL_<NAM
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    _fill_in_streams()
     args = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace], ExitCode] = args.run
     try:
@@ -65,6 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return ExitCode.FAULT
+
+
+def _fill_in_streams() -> None:
+    """Put /dev/null where we were started without one of the standard streams (`>&-`): a socket
+    would soon have its descriptor, and be written to by whatever means the stream."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # The kernel gives the lowest number that is free, which is the stream's own.
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, open(nowhere, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _complain(message: str, code: ExitCode) -> ExitCode:
