@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -251,6 +253,33 @@ def test_start_shows_a_banner_serves_and_drains(own_folder: Path) -> None:
     assert rest.splitlines()[-1] == "stopped"
     assert all(json.loads(line)["ts"] for line in logs.splitlines())
     assert list(own_folder.iterdir()) == []
+
+
+def test_a_terminal_that_stalls_holds_nobody_up() -> None:
+    screen, terminal = os.openpty()
+    os.set_blocking(terminal, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(terminal, b".")
+    os.set_blocking(terminal, True)
+    command = "start --port 0 --workers 1 --app tests.apps.echo:create --gpus none"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "voicepool", *command.split()],
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    hung = threading.Timer(DEADLINE, process.kill)
+    hung.start()
+    assert process.stderr is not None
+    assert any("worker ready" in line for line in process.stderr)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    hung.cancel()
+    os.close(screen)
+    os.close(terminal)
+    assert process.returncode == ExitCode.OK
 
 
 def test_start_hosts_an_app_of_the_users_own() -> None:

@@ -204,7 +204,7 @@ class _LineHandler(logging.Handler):
 
     def __init__(self, fd: int) -> None:
         super().__init__()
-        own = _not_blocking(fd)
+        own = not_blocking(fd)
         self._own = own is not None
         self._fd = fd if own is None else own
         self._poll = select.poll()
@@ -262,7 +262,7 @@ class _LineHandler(logging.Handler):
         super().close()
 
 
-def _not_blocking(fd: int) -> int | None:
+def not_blocking(fd: int) -> int | None:
     """The pipe or terminal that `fd` is, opened anew for writes that never wait; None for what is
     neither, or must not be opened.
 
