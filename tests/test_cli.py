@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -234,6 +236,21 @@ def test_a_key_that_no_header_can_carry_is_not_repeated(
 # --- config ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_started_without_a_standard_stream_it_has_one_that_leads_nowhere(closed: str) -> None:
+    script = """
+import os, socket, sys
+from voicepool.cli import main
+code = main(["config"])
+with socket.socket() as sock:
+    ours = sock.fileno() > 2 and not None in (sys.stdin, sys.stdout, sys.stderr)
+sys.exit(code if ours and all(map(os.get_inheritable, range(3))) else 9)
+"""
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, timeout=DEADLINE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_config_shows_values_and_sources_and_no_secret(
     own_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +350,33 @@ def test_a_reload_does_not_forget_a_file_that_is_gone(own_folder: Path) -> None:
         said = next(line for line in process.stderr if "reload" in line and "begins" not in line)
         assert json.loads(said)["event"] == "reload refused, nothing has changed"
         assert json.loads(said)["error"].startswith("voicepool.toml: cannot be read: No such file")
+
+
+def test_a_terminal_that_stalls_holds_nobody_up() -> None:
+    screen, terminal = os.openpty()
+    os.set_blocking(terminal, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(terminal, b".")
+    os.set_blocking(terminal, True)
+    command = "start --port 0 --workers 1 --app tests.apps.echo:create --gpus none"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "voicepool", *command.split()],
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    hung = threading.Timer(DEADLINE, process.kill)
+    hung.start()
+    assert process.stderr is not None
+    assert any("worker ready" in line for line in process.stderr)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    hung.cancel()
+    os.close(screen)
+    os.close(terminal)
+    assert process.returncode == ExitCode.OK
 
 
 def test_start_hosts_an_app_of_the_users_own() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
 import re
 import resource
+import select
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -200,6 +203,58 @@ def test_a_reader_that_stalls_costs_lines_and_not_the_server(
     assert before + lost["count"] == 5000
     assert logs.lines_dropped() - dropped == lost["count"]
     assert last["event"] == "read on"
+
+
+def test_a_line_for_which_there_is_room_in_part_does_not_wait_for_the_rest(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs._LineHandler, "patience", 0.001)
+    logs.configure("info", "json", fd=sink.writer)
+    size = fcntl.fcntl(sink.writer, fcntl.F_GETPIPE_SZ)
+    os.write(sink.writer, b"." * (size - select.PIPE_BUF))
+    log.info("long", extra={f"field_{n}": "x" * 1000 for n in range(10)})  # a blocking one hangs
+    assert len(sink.text()) == size
+    log.info("read on")
+    end, *lines = sink.text().splitlines()
+    lost, last = map(json.loads, lines)
+    assert (end, lost["event"], lost["count"]) == ("", "log lines dropped", 1)
+    assert last["event"] == "read on"
+
+
+def test_a_long_line_reaches_a_reader_that_reads(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs._LineHandler, "patience", 60.0)
+    logs.configure("info", "json", fd=sink.writer)
+    os.set_blocking(sink.reader, True)
+    os.write(sink.writer, b"." * (fcntl.fcntl(sink.writer, fcntl.F_GETPIPE_SZ) - select.PIPE_BUF))
+    read: list[bytes] = []
+
+    def read_on() -> None:
+        while not read or not read[-1].endswith(b"\n"):
+            read.append(os.read(sink.reader, 1 << 16))
+
+    reader = threading.Thread(target=read_on, daemon=True)
+    reader.start()
+    log.info("long", extra={f"field_{n}": "x" * 1000 for n in range(10)})
+    reader.join(60)
+    assert json.loads(b"".join(read).lstrip(b"."))["event"] == "long"
+
+
+def test_a_terminal_that_stalls_costs_lines_and_not_the_server(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs._LineHandler, "patience", 0.001)
+    screen, terminal = os.openpty()
+    logs.configure("info", "pretty", fd=terminal)
+    dropped = logs.lines_dropped()
+    for _ in range(2000):  # many times what it takes; a blocking handler hangs here
+        log.info("x" * 200)
+    assert logs.lines_dropped() > dropped
+    assert os.get_blocking(terminal)  # it is also somebody else's
+    logs.configure("info", "pretty", fd=sink.writer)
+    os.close(screen)
+    os.close(terminal)
 
 
 def test_a_full_disk_costs_lines_that_are_counted(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ async def server(**changes: Any) -> Any:
     parts = {
         "prober": prober,
         "draining": False,
+        "catching_up": False,
         "pool": machine,
         "tick": lambda: machine.handle(pool.Tick(), loop.time()),
         "forker": SimpleNamespace(alive=True),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import resource
 import select
 import signal
 from collections.abc import Callable
@@ -13,6 +16,7 @@ import pytest
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 
 from tests.pools import PoolServer, hello
+from tests.rawhttp import upgrade
 from voicepool import linux
 from voicepool.quantities import format_size
 
@@ -116,6 +120,24 @@ def test_warm_up_that_hangs_is_killed_with_its_stack_in_the_log(
 
 
 # --- the call --------------------------------------------------------------------------------
+
+
+def test_worker_that_has_no_descriptor_left_for_its_call_is_replaced(start_pool: Start) -> None:
+    server = start_pool(workers=1)
+    server.may_log_tracebacks = True
+    (worker,) = server.until_idle()["workers"]
+    taken = {int(name) for name in os.listdir(f"/proc/{worker['pid']}/fd")}  # noqa: PTH208
+    lowest = next(number for number in itertools.count() if number not in taken)
+    # There is one for the caller's socket, and none to serve it with.
+    _, hard = resource.prlimit(worker["pid"], resource.RLIMIT_NOFILE)
+    resource.prlimit(worker["pid"], resource.RLIMIT_NOFILE, (lowest + 1, hard))
+    with server.socket() as client:
+        client.sendall(upgrade())
+        with contextlib.suppress(ConnectionError):
+            assert client.recv(4096) == b""
+    server.until_idle()
+    with server.call() as caller:
+        assert hello(caller)["pid"] != worker["pid"]
 
 
 def test_worker_serves_one_caller(start_pool: Start) -> None:

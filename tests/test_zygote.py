@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import select
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,9 +14,11 @@ from typing import Any
 import pytest
 
 from tests.pools import DEADLINE, PoolServer, hello
-from voicepool import forker, reception
+from voicepool import forker, ipc, reception
 from voicepool.config import Settings
 from voicepool.errors import ConfigError
+from voicepool.handles import WorkerHandle
+from voicepool.pool import Reason
 from voicepool.reloader import Trial
 from voicepool.zygote import RESERVED, check_paths, load_app
 
@@ -180,6 +184,49 @@ def test_strict_start_fails_where_preload_does(
 
 
 # --- its death -------------------------------------------------------------------------------
+
+
+class Forking(Trial):
+    """Forks too."""
+
+    def reaped(self, worker: int, pid: int, status: int) -> None: ...
+
+
+async def test_zygote_outlives_a_reply_for_which_there_was_no_descriptor(tmp_path: Path) -> None:
+    trial = Forking()
+    living = forker.Forker(
+        Settings(app="tests.apps.echo:create", inspectable=True), tmp_path, trial
+    )
+    ready, gone = asyncio.Event(), asyncio.Event()
+
+    def heard(_: WorkerHandle, message: ipc.FromWorker) -> None:
+        if isinstance(message, ipc.Ready):
+            ready.set()
+
+    async with asyncio.timeout(DEADLINE):
+        living.start()
+        await trial.ready.wait()
+        zygote, channel = living.pid, living._channel
+        assert channel is not None
+        handle = WorkerHandle(1, None, tmp_path / "worker-1", heard, lambda _: gone.set())
+        living.fork(handle)
+        select.select([channel], [], [], DEADLINE)
+        lowest = os.dup(0)
+        os.close(lowest)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        try:
+            living._read()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        lost = handle.pid
+        await ready.wait()
+        assert lost is None
+        assert handle.pid is not None  # by its own word
+        handle.stop(Reason.SURPLUS)
+        await gone.wait()
+        assert living.pid == zygote
+        await living.retire()
 
 
 def test_calls_do_not_notice_the_death_of_the_zygote(start_pool: Start) -> None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from voicepool import config, logs
 from voicepool.config import SPECS, Effective, Settings
@@ -275,13 +275,21 @@ def start(args: argparse.Namespace) -> ExitCode:
     style = logs.style(settings.log_format)
     logs.configure(settings.log_level, style, color=config.wants_color(sys.stderr, os.environ))
     on_terminal = sys.stdout.isatty() and sys.stderr.isatty() and style == "pretty"
-    announcer = Announcer(sys.stdout, choice, live=on_terminal and settings.log_level == "info")
+    announcer = Announcer(_screen(), choice, live=on_terminal and settings.log_level == "info")
     try:
         return asyncio.run(
             supervise(settings, announcer, inherited=inherited, reread=lambda: _settled(args)[0])
         )
     except OSError as error:
         raise CallError(cannot_start(error, settings), ExitCode.CANNOT_LISTEN) from error
+
+
+def _screen() -> TextIO:
+    """Standard output, but that a terminal or pipe which stalls holds nobody up."""
+    own = logs.not_blocking(sys.stdout.fileno())
+    if own is None:
+        return sys.stdout
+    return os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
 
 
 def _settled(args: argparse.Namespace) -> tuple[Settings, Choice | None]:

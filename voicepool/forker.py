@@ -366,6 +366,12 @@ class Forker:
             self._dispatch(*received)
         except (BlockingIOError, ConnectionError):
             return False
+        except ipc.FdsLost as error:
+            # We are out of them, and that is no fault of the zygote's, which takes long to replace.
+            # Only a Forked has any, and they come in turn. The worker will say itself who it is.
+            log.warning("reply to a fork lost", extra={"error": str(error)})
+            if self._asked:
+                self._answered(next(iter(self._asked)))
         except IpcError:
             log.exception("zygote broke the control protocol")
             self._kill()

@@ -31,7 +31,8 @@ def ailment(supervisor: Supervisor) -> str:
         log.exception("the pool fails")
         return "the pool fails"
     deadline = supervisor.pool.next_deadline
-    if deadline is not None and deadline < asyncio.get_running_loop().time() - OVERDUE_SECONDS:
+    overdue = asyncio.get_running_loop().time() - OVERDUE_SECONDS
+    if deadline is not None and deadline < overdue and not supervisor.catching_up:
         return "the pool's deadlines are not met"
     if supervisor.prober.done():
         return "memory is not looked at any more"

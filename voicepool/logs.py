@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import select
+import stat
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -62,6 +63,8 @@ def configure(
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
+        if isinstance(old, _LineHandler):
+            old.close()
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger(ROOT).setLevel(level.upper())
@@ -201,9 +204,11 @@ class _LineHandler(logging.Handler):
 
     def __init__(self, fd: int) -> None:
         super().__init__()
-        self._fd = fd
+        own = not_blocking(fd)
+        self._own = own is not None
+        self._fd = fd if own is None else own
         self._poll = select.poll()
-        self._poll.register(fd, select.POLLOUT)
+        self._poll.register(self._fd, select.POLLOUT)
         self._dropped = 0
         self._cut = False
         """The last of our lines was written in part."""
@@ -237,9 +242,40 @@ class _LineHandler(logging.Handler):
     def _write(self, record: logging.LogRecord) -> None:
         text = ("\n" if self._cut else "") + self.format(record) + "\n"
         line = memoryview(text.encode("utf-8", "backslashreplace"))
+        stuck = False
         while line:
-            line = line[os.write(self._fd, line) :]
-            self._cut = bool(line)
+            try:
+                line = line[os.write(self._fd, line) :]
+            except BlockingIOError:
+                # A terminal may say that it has room, and have too little of it.
+                if stuck or not self._writable():
+                    raise
+                stuck = True
+            else:
+                stuck, self._cut = False, bool(line)
+
+    def close(self) -> None:
+        if self._own:
+            self._own = False
+            os.close(self._fd)
+            self._fd = -1  # whoever logs here all the same writes into nobody's file
+        super().close()
+
+
+def not_blocking(fd: int) -> int | None:
+    """The pipe or terminal that `fd` is, opened anew for writes that never wait; None for what is
+    neither, or must not be opened.
+
+    Where there is room for a part of a line only, a write(2) that has begun waits for the rest.
+    O_NONBLOCK on `fd` itself would hold for all who share it, such as the shell that started us.
+    """
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        if not stat.S_ISFIFO(os.fstat(fd).st_mode) and not os.isatty(fd):
+            return None
+        return os.open(f"/proc/self/fd/{fd}", flags)
+    except OSError:
+        return None
 
 
 # --- messages that a client could flood ------------------------------------------------------

@@ -19,6 +19,11 @@ ENDS: Final = frozenset(
     {pool.ConnectionState.DONE, pool.ConnectionState.REFUSED, pool.ConnectionState.GONE}
 )
 """The states in which a connection has come to its end."""
+HELD_UP: Final = 0.5
+"""A deadline that is seen so many seconds late was missed by this process, which was stopped (a
+Ctrl-Z, a container that is paused), and perhaps its workers with it."""
+CATCH_UP: Final = 1.0
+"""How long those get then to be heard, in seconds, before deadlines fall due."""
 
 
 class PoolDriver:
@@ -41,6 +46,15 @@ class PoolDriver:
         self._events: deque[pool.Event] = deque()
         self._telling = False
         self._timer: asyncio.TimerHandle | None = None
+        self._hearing: asyncio.TimerHandle | None = None
+        """A deadline has come; what is on its way is heard first."""
+        self._heard: float | None = None
+        """The last deadline for which that was done; no second time, or none would ever be met."""
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether deadlines have come that do not fall due yet."""
+        return self._hearing is not None
 
     def tell(self, event: pool.Event) -> None:
         """Hand the pool an event and do as it says; what that causes comes after it."""
@@ -63,13 +77,34 @@ class PoolDriver:
         self._on_moved()
 
     def tick(self) -> None:
-        """Let the pool take a step, for the time that has passed."""
-        self.tell(pool.Tick())
+        """Let the pool take a step, for the time that has passed; if a deadline has come, once
+        what has come in before it is heard.
+
+        Not at once, for a process that was stopped wakes up from its poll with nothing in its hand
+        but the time (EINTR, epoll_wait(2)): it would kill workers whose heartbeats it has yet to
+        read.
+        """
+        if self._hearing is not None:
+            return
+        deadline, now = self.pool.next_deadline, self._loop.time()
+        if deadline is None or now < deadline or deadline == self._heard:
+            self.tell(pool.Tick())
+            return
+        self._heard = deadline
+        # However short: timers that are due run after what the same poll has found readable.
+        patience = CATCH_UP if now - deadline > HELD_UP else 0.0
+        self._hearing = self._loop.call_later(patience, self._heard_out)
 
     def close(self) -> None:
         """Wake up for no deadline, until something is told again."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._hearing):
+            if timer is not None:
+                timer.cancel()
+        self._hearing = None
+
+    def _heard_out(self) -> None:
+        self._hearing = None
+        self.tell(pool.Tick())
 
     def _set_timer(self) -> None:
         deadline = self.pool.next_deadline

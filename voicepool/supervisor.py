@@ -281,6 +281,11 @@ class Supervisor:
         """Let the pool take a step, for the time that has passed."""
         self._driver.tick()
 
+    @property
+    def catching_up(self) -> bool:
+        """Whether this process was held up, and deadlines do not fall due yet."""
+        return self._driver.catching_up
+
     # -- how it is
 
     @property

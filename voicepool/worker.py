@@ -273,7 +273,13 @@ class Worker:
     # -- the call
 
     def _make_connection(self, *args: Any, **kwargs: Any) -> Connection:
-        connection = Connection(*args, **kwargs)
+        try:
+            connection = Connection(*args, **kwargs)
+        except OSError as error:
+            # Out of descriptors. asyncio drops the caller without a word: nobody is left to serve.
+            if self._caller is not None:
+                self._connected.set_exception(error)
+            raise
         if self._caller is not None:
             self._connected.set_result(connection)
         return connection
