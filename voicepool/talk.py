@@ -317,7 +317,6 @@ def _broken_off(websocket: ClientConnection) -> CallError:
         1006: "the connection broke: the worker died, or the network did",
         1009: "the server found a message too large",
         1011: "the server met a fault of its own",
-        1012: "the server restarts; call again",
     }.get(code, "the server ended the call")
     reason = f": {escape(websocket.close_reason)}" if websocket.close_reason else ""
     return CallError(f"{meaning} (close code {code}{reason})", ExitCode.CALL_FAILED)

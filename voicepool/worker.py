@@ -321,9 +321,7 @@ class Worker:
         except asyncio.CancelledError:
             if not self._stopped.done():
                 raise
-            reason = self._stopped.result()
-            code = CloseCode.SERVICE_RESTART if reason == "reload" else CloseCode.GOING_AWAY
-            await websocket.close(code, reason)
+            await websocket.close(CloseCode.GOING_AWAY, self._stopped.result())
             return "stopped"
         except Exception as error:  # noqa: BLE001
             # The message may hold what the caller said; type and place are enough to find it.

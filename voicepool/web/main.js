@@ -40,7 +40,6 @@ const CLOSED = {
     "has spoken for long.",
   1006: "The connection broke. You can call again.",
   1011: "The server met a fault of its own. You can call again.",
-  1012: "The server restarts with new settings. You can call again.",
   4000: "The network is too slow for a call.",
 };
 const WAITING = {
