@@ -231,7 +231,7 @@ def test_files_that_are_amiss(file: File, words: str) -> None:
 
 def test_a_keys_file_is_made_by_the_program() -> None:
     found = only(changed(files=(File("/x", "keys", there=False),)))
-    assert found.remedy == "sudo voicepool key new NAME --file /x"
+    assert found.remedy == "sudo /opt/voicepool/bin/voicepool key new NAME --file /x"
 
 
 def test_files_that_are_well() -> None:
@@ -251,7 +251,7 @@ def test_settings_that_cannot_be_judged_are_said_and_not_guessed() -> None:
     wrong = Plan(SETTINGS, "x.toml:1: wokers: no such setting", known=False)
     assert only(GOOD, wrong).mark is Mark.PROBLEM
     hidden = Plan(SETTINGS, "x.toml: cannot be read: Permission denied", known=False)
-    assert only(GOOD, hidden).remedy == "sudo voicepool doctor"
+    assert only(GOOD, hidden).remedy == "sudo /opt/voicepool/bin/voicepool doctor"
     # Of the limits nothing is said, for they depend on the settings.
     assert not any("LimitNOFILE" in f.text for f in judgeservice.judge(GOOD, hidden))
 

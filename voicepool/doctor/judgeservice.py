@@ -214,21 +214,27 @@ _SECRET: Final = ("environment", "keys", "key")
 def _files(service: Service) -> Iterator[Finding]:
     group = service.unit.get("Group") or unit.USER
     for file in service.files:
-        if finding := _file(file, group):
+        if finding := _file(file, group, _command(service)):
             yield finding
+
+
+def _command(service: Service) -> str:
+    """What to type for the service's voicepool: sudo does not look in the folder of the install."""
+    started = unit.started_by(service.unit.text)
+    return " ".join(started[0]) if started else "voicepool"
 
 
 def _share(path: str, group: str) -> str:
     return f"sudo chgrp {group} {path} && sudo chmod 640 {path}"
 
 
-def _file(file: File, group: str) -> Finding | None:
+def _file(file: File, group: str, program: str) -> Finding | None:
     """None where there is nothing to say."""
     name = f"{file.path} ({file.holds})"
     if not file.there:
         if file.holds == "environment":
             return None
-        return problem(f"{name} does not exist", _make(file))
+        return problem(f"{name} does not exist", _make(file, program))
     if file.readable is False:
         return problem(
             f"{name} cannot be read by the service's user",
@@ -242,10 +248,10 @@ def _file(file: File, group: str) -> Finding | None:
     return ok(f"{name} is there, and readable for whom it shall be")
 
 
-def _make(file: File) -> str:
+def _make(file: File, program: str) -> str:
     remedies = {
         "settings": f"sudo touch {file.path}",
-        "keys": f"sudo voicepool key new NAME --file {file.path}",
+        "keys": f"sudo {program} key new NAME --file {file.path}",
     }
     return remedies.get(file.holds, f"put it at {file.path}")
 
@@ -264,7 +270,9 @@ def _keys(service: Service, settings: Settings) -> Iterator[Finding]:
 
 def _unread(service: Service, error: str) -> Finding:
     if "cannot be read" in error:
-        return note(f"the service's settings cannot be judged: {error}", "sudo voicepool doctor")
+        return note(
+            f"the service's settings cannot be judged: {error}", f"sudo {_command(service)} doctor"
+        )
     started = unit.started_by(service.unit.text)
     file = started[1] if started else unit.CONFIG
     return problem(f"the service's settings are wrong: {error}", f"correct {file}")
