@@ -203,6 +203,21 @@ def test_a_folder_that_is_gone(
     assert "the folder that this was started in is gone" in complaint
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_terminal_that_lacks_a_letter(errors: str) -> None:
+    """One that is no UTF-8: a table's dots, or a reply, shall not end the program."""
+    program = r"from voicepool import cli; cli._hold_streams(); print('caf\u00e9 \u2026')"
+    environ = {**os.environ, "PYTHONIOENCODING": f"latin-1:{errors}"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environ,
+        capture_output=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b"caf\xe9 \\u2026\n")
+
+
 def test_standard_streams_that_are_closed() -> None:
     """Their numbers are not given to sockets, and nothing fails for want of them."""
     command = 'exec "$0" -m voicepool talk examples/hello.wav --url ws://127.0.0.1:9 >&- <&-'

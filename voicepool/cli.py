@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import io
 import os
 import sys
 import traceback
@@ -43,6 +44,8 @@ Every setting of `start` can also be written in {FILE_NAME} or as VOICEPOOL_<NAM
 
 _UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """How a write fails that is no fault of ours."""
+_FAILING = frozenset({"strict", "surrogateescape"})
+"""Python's ways with letters that raise on some; the second is that of the C locale."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,7 +91,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _hold_streams() -> None:
-    """Have something behind all standard streams.
+    """Have something behind all standard streams, and have stdout take any letter.
 
     The number of one that is closed would go to whatever is opened next, a caller's socket for one,
     and what is printed and logged with it.
@@ -100,6 +103,9 @@ def _hold_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this
             os.set_inheritable(number, True)
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    # A terminal that has no sign for what a table or a reply holds is shown its number.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in _FAILING:
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:
