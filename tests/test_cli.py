@@ -24,6 +24,7 @@ from voicepool.config import SPECS, Settings
 from voicepool.errors import ExitCode
 from voicepool.progress import Progress
 from voicepool.startup import banner
+from voicepool.supervisor import _url
 
 ROOT = Path(__file__).parent.parent
 KEY = "0123456789abcdef-secret"
@@ -415,6 +416,14 @@ def test_the_banner_says_when_fewer_workers_fit_than_were_asked_for() -> None:
         "  workers   1 of 3 warm, up to 3 calls at once",
         "  note      1 of 3 workers fit; lower --workers",
     ]
+
+
+def test_a_link_local_address_is_printed_with_its_link() -> None:
+    number, name = socket.if_nameindex()[0]
+    bound: Any = SimpleNamespace(getsockname=lambda: ("fe80::1", 8000, 0, number))
+    assert _url(bound, secure=False) == f"ws://[fe80::1%{name}]:8000"
+    everywhere: Any = SimpleNamespace(getsockname=lambda: ("::", 8000, 0, 0))
+    assert _url(everywhere, secure=True) == "wss://[::]:8000"
 
 
 def refused(*arguments: str) -> str:

@@ -386,6 +386,9 @@ class Supervisor:
 
 
 def _url(listener: socket.socket, *, secure: bool) -> str:
-    host, port = listener.getsockname()[:2]
+    host, port, *rest = listener.getsockname()
+    if any(rest[1:]):
+        # A link-local address is none without its link; the kernel tells that by number.
+        host = f"{host}%{socket.if_indextoname(rest[1])}"
     scheme = "wss" if secure else "ws"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
