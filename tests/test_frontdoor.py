@@ -39,7 +39,7 @@ RESET = b"\1\0\0\0\0\0\0\0"
 # --- listening -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "0.0.0.0", "::"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "0.0.0.0", "::"])
 async def test_every_kind_of_address(house: Build, host: str) -> None:
     served = house(host)
     assert served.listener.family == (socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -170,8 +170,9 @@ class Acceptor:
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening TCP socket. Raises OSError, and ConfigError where `host` is no address."""
+    bare = host.strip("[]")  # as in a URL, and as the socket unit has it
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise ConfigError(f"host = {host!r} cannot be resolved: {error.strerror}") from error
     # Of a name with addresses of both families, "localhost" above all, clients always try IPv4.
