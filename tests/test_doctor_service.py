@@ -528,6 +528,14 @@ def test_who_has_the_port(taken: socket.socket) -> None:
     assert look(number) == Port(f"127.0.0.1:{number}")
 
 
+@pytest.mark.parametrize("host", ["::1", "[::1]", "0:0:0:0:0:0:0:1"])
+def test_an_address_is_known_however_it_is_written(host: str) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        number = listener.getsockname()[1]
+        found = look(number, host=host, proxy_protocol=True, trusted_proxies=("192.0.2.1",))
+    assert (found.taken, found.address) == (True, f"[::1]:{number}")
+
+
 def test_a_socket_that_waits_for_its_service_is_not_called(taken: socket.socket) -> None:
     kept = Unit("", {"ActiveState": "active"})
     assert service.port(Settings(port=taken.getsockname()[1]), Unit(), kept).taken

@@ -3,6 +3,7 @@ looked up on the host is in `unithost`."""
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from dataclasses import dataclass
@@ -61,11 +62,9 @@ def service(host: Host, settings: Settings) -> str:
 
 def socket(settings: Settings) -> str:
     """voicepool.socket."""
-    host = settings.host
-    everywhere = host in ("::", "[::]")
-    if host == "localhost":
-        host = "127.0.0.1"
-    name = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    host = address_of(settings.host)
+    everywhere = host == "::"
+    name = f"[{host}]" if ":" in host else host
     if not re.fullmatch(r"[0-9.]+|\[[0-9a-fA-F:.]+\]", name):
         raise ConfigError(f"host = {settings.host!r}: a socket unit needs an address, not a name")
     if settings.port == 0:
@@ -73,6 +72,17 @@ def socket(settings: Settings) -> str:
     return _template("voicepool.socket").substitute(
         listen=f"{name}:{settings.port}", both="BindIPv6Only=both\n" if everywhere else ""
     )
+
+
+def address_of(host: str) -> str:
+    """The address that `host` names, in the one form in which systemd and the kernel tell it; a
+    name stays what it is, but for localhost."""
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        return ipaddress.ip_address(host.strip("[]")).compressed
+    except ValueError:
+        return host
 
 
 def stop_seconds(settings: Settings) -> int:

@@ -242,7 +242,7 @@ def _disks() -> Iterator[Disk]:
 
 
 def port(settings: Settings, service: Unit, socket: Unit) -> Port:
-    host = {"localhost": "127.0.0.1"}.get(settings.host, settings.host).strip("[]")
+    host = unit.address_of(settings.host)
     address = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
     found = listener(host, settings.port)
     if found is None:
