@@ -91,7 +91,7 @@ def test_talk_and_status(
 
 @pytest.mark.parametrize("command", [["talk", str(HELLO), "--out", "/dev/null"], ["status"]])
 def test_what_they_say(
-    server: PoolServer, tmp_path: Path, capsys: Captured, command: list[str]
+    server: PoolServer, files: Files, tmp_path: Path, capsys: Captured, command: list[str]
 ) -> None:
     def complaint(*options: str) -> tuple[int, str]:
         return main([*command, *options]), capsys.readouterr().err
@@ -100,6 +100,10 @@ def test_what_they_say(
     assert code == ExitCode.UNREACHABLE
     assert "is not trusted" in said
     assert "--cafile" in said
+    unnamed = server.url.replace("127.0.0.1", "127.1")
+    code, said = complaint("--url", unnamed, "--cafile", str(files.ca))
+    assert code == ExitCode.UNREACHABLE
+    assert said.endswith("; call the server by a name that is in it\n")
     code, said = complaint("--url", server.url.replace("wss", "ws"))
     assert code == ExitCode.UNREACHABLE
     assert "this server speaks TLS" in said

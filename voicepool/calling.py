@@ -29,6 +29,14 @@ CLOSE_TIMEOUT = 2.0
 MAX_MESSAGE = 16 << 20
 _LONGEST_PAUSE = 30.0
 _SECURE = {"ws": "http", "wss": "https"}
+_REMEDIES = {
+    9: "is this clock right?",
+    10: "it has to be renewed on the server, unless this clock is wrong",
+    62: "call the server by a name that is in it",
+    64: "call the server by a name that is in it",
+}
+"""What helps against an X509_V_ERR where no authority would: not yet valid, expired, another name,
+another address."""
 
 
 def call_url(url: str) -> str:
@@ -143,10 +151,10 @@ def no_server(url: str, error: OSError) -> CallError:
     """Nobody listens at `url`, or it cannot be reached, or not be trusted."""
     if isinstance(error, ssl.SSLCertVerificationError):
         why = escape(error.verify_message.rstrip("."))
+        remedy = "if its authority is your own, name the file with that one's: --cafile FILE"
+        remedy = _REMEDIES.get(error.verify_code, remedy)
         return CallError(
-            f"the certificate of {url} is not trusted ({why}); "
-            "if its authority is your own, name the file with that one's: --cafile FILE",
-            ExitCode.UNREACHABLE,
+            f"the certificate of {url} is not trusted ({why}); {remedy}", ExitCode.UNREACHABLE
         )
     if isinstance(error, ssl.SSLError):
         why = escape((error.reason or str(error)).replace("_", " ").lower())
