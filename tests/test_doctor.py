@@ -463,6 +463,7 @@ def test_no_room_now_and_no_room_ever() -> None:
 def test_without_the_gpu_that_is_needed_nobody_fits() -> None:
     assert bounds(EIGHT)["VRAM"] == 0
     told = fit.judge(EIGHT, HOST, [], fit.bounds(EIGHT, HOST, [], needs_gpu=True))[0]
+    assert told.remedy == "have the driver show a GPU (see GPUs), or take another --profile"
     assert told.mark is Mark.PROBLEM
 
 

@@ -44,6 +44,9 @@ of CPU in a call of 9 s. "cpu": a transcript by Whisper base takes 1.2 s, and Ko
 second of speech, which comes to 0.8 of a core. "cuda": a guess, for the GPU does that work."""
 
 
+_NO_GPU: Final = "there is no GPU for workers"
+
+
 def bounds(
     settings: Settings, host: Host, gpus: Sequence[Gpu], *, needs_gpu: bool = False
 ) -> list[Bound]:
@@ -54,7 +57,7 @@ def bounds(
     if gpus:
         found.append(_memory("VRAM", [view for view in views if view.device != HOST]))
     elif needs_gpu:
-        found.append(Bound("VRAM", 0, "there is no GPU for workers"))
+        found.append(Bound("VRAM", 0, _NO_GPU))
     taken = FILES + settings.max_waiting
     found.append(
         Bound(
@@ -146,12 +149,12 @@ def _workers(settings: Settings, found: Sequence[Bound]) -> Finding:
     if len(found) > 1 and found[1].fits < MOST:
         text += f"; next: {found[1].what}, at {_many(found[1].fits)}"
     if fits == 0:
-        return problem(text, _relief(found[0].what))
+        return problem(text, _relief(found[0]))
     if fits < settings.workers:
-        remedy = f"{_relief(found[0].what)}, or start with --workers {fits}"
+        remedy = f"{_relief(found[0])}, or start with --workers {fits}"
         return wrong(text, remedy, serious=settings.strict)
     if fits < most:
-        return note(f"{text}; callers beyond {fits} would wait", _relief(found[0].what))
+        return note(f"{text}; callers beyond {fits} would wait", _relief(found[0]))
     return ok(text)
 
 
@@ -163,7 +166,9 @@ def _many(fits: int) -> str:
     return f"{fits} or more" if fits >= MOST else str(fits)
 
 
-def _relief(what: str) -> str:
+def _relief(bound: Bound) -> str:
+    if bound.sums == _NO_GPU:
+        return "have the driver show a GPU (see GPUs), or take another --profile"
     return {
         "RAM": "free memory, or lower --ram-per-worker if a worker takes less",
         "VRAM": "free memory of the GPU, or lower --vram-per-worker if a worker takes less",
@@ -171,7 +176,7 @@ def _relief(what: str) -> str:
         "nofile=65536, or limits.conf(5)",
         "processes and threads": "raise the limit: TasksMax= of the service, docker run "
         "--pids-limit, or ulimit -u",
-    }[what]
+    }[bound.what]
 
 
 def _sources(settings: Settings, gpus: Sequence[Gpu]) -> Iterator[Finding]:
