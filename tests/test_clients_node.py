@@ -198,7 +198,7 @@ def test_the_lock_file_names_no_registry() -> None:
 def test_sdk_calls_again_when_its_call_was_too_long(
     node: None, start_pool: Callable[..., PoolServer]
 ) -> None:
-    server = start_pool(app="", workers=2, call_limit=3.0)
+    server = start_pool(app="", workers=2, call_limit=4.0)
     told = javascript.converse("reconnect.mjs", http_url(server))
     assert told["error"] == {"code": "session_expired"}
     assert told["reconnecting"] == {"code": 1001}

@@ -106,12 +106,13 @@ async def test_a_clip_is_heard_in_pieces_so_that_a_turn_is_heard_between_them() 
 
 
 async def test_a_clip_that_takes_too_long_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clips, "PATIENCE", 0.2)
     stt = ScriptedRecognizer(["a clip"])
     stt.gate.clear()
     async with Call(engines(stt=stt), MANUAL) as call:
-        with pytest.raises(EngineError):
-            await call.pipeline.transcribe(speech(100))
+        with monkeypatch.context() as hasty:
+            hasty.setattr(clips, "PATIENCE", 0.2)
+            with pytest.raises(EngineError):
+                await call.pipeline.transcribe(speech(100))
         stt.gate.set()
         assert await call.pipeline.transcribe(speech(100)) == "a clip"
 

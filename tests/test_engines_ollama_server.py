@@ -183,7 +183,7 @@ async def test_a_server_that_went_away_is_told_and_found_again(server: OllamaSer
 
 async def test_a_silent_server_is_given_up() -> None:
     with serving(hold_after=1) as server:
-        async with closing(ollama_model(server, timeout=0.2)) as model:
+        async with closing(ollama_model(server, timeout=1.0)) as model:
             deltas = model.generate(asks("Hello?"))
             await anext(deltas)
             with pytest.raises(EngineError, match="was silent for too long"):

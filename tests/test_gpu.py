@@ -153,8 +153,8 @@ async def test_a_gpu_that_was_lost_is_seen_again_by_the_next_process(
 async def test_a_driver_in_trouble_is_tried_again_after_a_while(
     install_driver: Install, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
-    monkeypatch.setattr(gpuprobe, "PATIENCE", 1.0)
-    monkeypatch.setattr(gpuprobe, "BACKOFF_BASE", 0.2)
+    # Half of it has to be longer than it takes to end a process.
+    monkeypatch.setattr(gpuprobe, "BACKOFF_BASE", 1.0)
     driver = install_driver(Card("GPU-a", GB))
     async with probing() as probe:
         assert len((await probe.look()).gpus) == 1
@@ -163,7 +163,7 @@ async def test_a_driver_in_trouble_is_tried_again_after_a_while(
         if trouble == "dies":
             assert probe.pid is not None
             os.kill(probe.pid, signal.SIGKILL)
-        seen = await probe.look()
+        seen = await probe.look(0.3 if trouble == "hangs" else gpuprobe.PATIENCE)
         assert seen.error
         assert seen.gpus == ()
         assert await probe.look() is seen, "it is not asked each time"
@@ -176,7 +176,6 @@ async def test_a_driver_in_trouble_is_tried_again_after_a_while(
 async def test_a_probe_that_cannot_be_ended_is_not_asked_again(
     install_driver: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpuprobe, "PATIENCE", 0.3)
     monkeypatch.setattr(gpuprobe, "GOODBYE", 0.1)
     monkeypatch.setattr(gpuprobe, "BACKOFF_BASE", 0.0)
     driver = install_driver(Card("GPU-a", GB))
@@ -185,7 +184,7 @@ async def test_a_probe_that_cannot_be_ended_is_not_asked_again(
     async with probing() as probe:
         with monkeypatch.context() as kernel:  # one that holds the process in a system call
             kernel.setattr(linux, "signal_pidfd", lambda *_: None)
-            assert (await probe.look()).error
+            assert (await probe.look(0.3)).error
         stuck = probe.pid
         assert stuck is not None
         driver.hang = False
@@ -194,7 +193,6 @@ async def test_a_probe_that_cannot_be_ended_is_not_asked_again(
         assert probe.pid == stuck, "and none is started beside it"
         os.kill(stuck, signal.SIGKILL)
         await asyncio.to_thread(os.waitid, os.P_PID, stuck, os.WEXITED | os.WNOWAIT)
-        monkeypatch.setattr(gpuprobe, "PATIENCE", 10.0)
         assert (await probe.look()).error == ""
 
 

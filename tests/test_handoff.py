@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -196,7 +197,7 @@ def _fds(pid: int) -> list[str]:
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
 def test_idle_worker_lost_just_before_the_handoff(start_pool: Start, signum: int) -> None:
-    server = start_pool(ack_timeout=0.5)
+    server = start_pool(ack_timeout=1.0)
     first = server.workers("idle")[0]
     # The supervisor sleeps while both happen, so that it hands the caller to the lost worker.
     os.kill(server.pid, signal.SIGSTOP)
@@ -236,15 +237,25 @@ def test_supervisor_touches_no_byte_of_a_call(start_pool: Start) -> None:
     with server.call(max_size=None) as caller:
         hello(caller)
         assert server.status()["workers"]
-        sockets = [os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in _fds(server.pid)]  # noqa: PTH115
         mine = _inode_of_peer(caller.socket)
-        assert f"socket:[{mine}]" not in sockets
+        assert f"socket:[{mine}]" not in _open_files(server.pid)
+        # The replacement costs it some of what is measured now.
+        server.until_status(lambda s: s["pool"]["states"]["idle"] == 1, "was left alone")
         before = server.cpu()
         for _ in range(50):
             caller.send(bytes(1 << 19))
             assert len(caller.recv(timeout=60)) == 1 << 19
         # 50 MiB went through the call; what is left is heartbeats and rounding.
         assert server.cpu() - before < 0.1
+
+
+def _open_files(pid: int) -> set[str]:
+    """What its descriptors lead to, but for those that it closes meanwhile."""
+    found = set()
+    for fd in _fds(pid):
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))  # noqa: PTH115
+    return found
 
 
 def _inode_of_peer(sock: socket.socket) -> str:
@@ -281,7 +292,7 @@ def test_without_room_refill_starts_when_the_worker_is_gone(start_pool: Start) -
 
 
 def test_full_backlog_leaves_nobody_without_an_outcome(start_pool: Start) -> None:
-    server = start_pool(workers=4, max_waiting=32, queue_timeout=30)
+    server = start_pool(workers=4, max_waiting=32, queue_timeout=3600)
 
     def one(_: int) -> str:
         try:

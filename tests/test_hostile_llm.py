@@ -79,13 +79,13 @@ def hostile(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[Hosti
 
 
 def openai_model(url: str) -> ClosableModel:
-    model = openai_chat.create({"base_url": f"{url}/v1", "model": "qwen", "timeout": 0.3})
+    model = openai_chat.create({"base_url": f"{url}/v1", "model": "qwen", "timeout": 1.0})
     model.load("host")
     return model
 
 
 CLIENTS: dict[str, Callable[[str], ClosableModel]] = {
-    "ollama": lambda url: ollama_model(url, timeout=0.3),
+    "ollama": lambda url: ollama_model(url, timeout=1.0),
     "openai": openai_model,
 }
 HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\n"

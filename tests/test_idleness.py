@@ -98,7 +98,7 @@ def test_the_end_of_a_reply_that_never_began_changes_nothing(idleness: Idleness)
 
 # --- sessions --------------------------------------------------------------------------------
 
-SHORT = 0.4
+SHORT = 0.8
 """Seconds. Nothing here waits for less: what is awaited is the end of an idle call."""
 
 Busy = Callable[[Client, asyncio.Event], Coroutine[Any, Any, None]]

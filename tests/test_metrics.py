@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
@@ -250,11 +251,10 @@ def test_callers_and_calls(start_pool: Start) -> None:
 
 
 def test_refusals_of_the_door(start_pool: Start) -> None:
-    server = start_pool(workers=1, head_timeout=0.3)
-    with server.socket() as client:
+    server = start_pool(workers=1, head_timeout=1.0)
+    with server.socket() as client, server.socket() as silent:
         client.sendall(upgrade()[:50])
         assert read_all(client).startswith(b"HTTP/1.1 408 ")
-    with server.socket() as silent:
         assert read_all(silent) == b""  # who has said nothing is refused nothing
     for head in (
         b"GET /nothing HTTP/1.1\r\nHost: localhost",
@@ -292,7 +292,7 @@ def test_a_caller_who_waits_and_one_who_hangs_up(start_pool: Start) -> None:
 
 
 def test_a_caller_whose_worker_died_before_it_took_him(start_pool: Start) -> None:
-    server = start_pool(workers=2, ack_timeout=0.5)
+    server = start_pool(workers=2, ack_timeout=1.0)
     first = server.workers("idle")[0]
     os.kill(first["pid"], signal.SIGSTOP)
     with server.call() as caller:
@@ -304,13 +304,13 @@ def test_a_caller_whose_worker_died_before_it_took_him(start_pool: Start) -> Non
     assert seen.of("worker_exits_total")["ack_timeout"] == 1
     assert seen["voicepool_handoff_seconds_count"] == seen["voicepool_queue_seconds_count"] == 1
     # He was chosen for, in vain, at once; what counts is the choice that held.
-    assert seen["voicepool_queue_seconds_sum"] > 0.5
+    assert seen["voicepool_queue_seconds_sum"] > 1.0
     assert seen["voicepool_handoff_seconds_sum"] < seen["voicepool_queue_seconds_sum"]
     assert seen.of("calls_ended_total") == {"completed": 1, "failed": 0, "lost": 0, "stopped": 0}
 
 
 def test_limits_that_end_calls(start_pool: Start) -> None:
-    server = start_pool(workers=2, call_limit=1.0)
+    server = start_pool(workers=2, call_limit=2.0)
     with server.call() as caller, contextlib.suppress(ConnectionClosed):
         hello(caller)
         caller.send("x" * ((1 << 20) + 1))
@@ -350,7 +350,14 @@ def test_reloads_and_zygotes(start_pool: Start) -> None:
 def test_states_and_devices(start_pool: Start) -> None:
     server = start_pool(workers=2, max_connections=4)
     server.until_idle()
-    report, seen = server.status(), scrape(server)
+
+    def agreeing() -> tuple[dict[str, Any], Scrape] | None:
+        report, seen = server.status(), scrape(server)
+        pss = sum(worker["pss"] for worker in report["workers"])
+        return (report, seen) if seen["voicepool_workers_pss_bytes"] == pss else None
+
+    # With every sign of life this figure moves on, so now and then between the two.
+    report, seen = server.until(agreeing, "told the same memory twice")
     assert seen.of("workers") == report["pool"]["states"]
     (device,) = report["memory"]["devices"]
     assert seen.of("device_memory_bytes") == {"host": device["total"]}
@@ -358,8 +365,6 @@ def test_states_and_devices(start_pool: Start) -> None:
     assert seen.of("device_missing") == {"host": 0}
     assert seen.of("device_room_workers")["host"] > 0
     assert seen.of("workers_vram_bytes") == {}
-    pss = sum(worker["pss"] for worker in report["workers"])
-    assert seen["voicepool_workers_pss_bytes"] == pss
     assert all(worker["pss"] >= worker["private"] > 0 for worker in report["workers"])
     assert seen[f"voicepool_build_info {report['server']['version']}"] == 1
     assert seen["process_open_fds"] == pytest.approx(server.fds(), abs=5)

@@ -203,7 +203,7 @@ def test_tls_strangers_and_clients_who_come_piece_by_piece(proxied: Start, tmp_p
 
 
 def test_a_worker_that_dies_before_it_takes_the_call_costs_nobody_anything(proxied: Start) -> None:
-    found = proxied(ack_timeout=0.5)
+    found = proxied(ack_timeout=1.0)
     server = found.server
     first = server.workers("idle")[0]
     os.kill(server.pid, signal.SIGSTOP)

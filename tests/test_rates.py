@@ -118,7 +118,7 @@ def calls(server: PoolServer, count: int, of: str = HERE) -> Iterator[list[Clien
 
 
 def test_calls_of_an_address_are_counted_until_they_end_however_they_end(start: Start) -> None:
-    server = start(workers=2, spare=2, max_waiting=2, queue_timeout=2.0, address_calls=2)
+    server = start(workers=2, spare=2, max_waiting=2, queue_timeout=3.0, address_calls=2)
 
     def full(of: str = HERE) -> None:
         limited(ask(server, "/echo", of=of), "too_many_calls_from_address")

@@ -255,7 +255,7 @@ async def test_out_of_band_response_beside_a_reply(speech_server: PoolServer) ->
 async def test_reconnects_where_the_sdk_can(
     start_pool: Callable[..., PoolServer], ended_by: str
 ) -> None:
-    server = start_pool(app="", workers=2, call_limit=3.0 if ended_by == "limit" else 3600.0)
+    server = start_pool(app="", workers=2, call_limit=4.0 if ended_by == "limit" else 3600.0)
     codes: list[int] = []
     connecting = client_of(server).realtime.connect(
         model="gpt-realtime",

@@ -41,7 +41,7 @@ from voicepool.pipeline import Limits
 from voicepool.stages import EngineThread, StageFailed, stage_failed
 
 TURN = (silence(500), speech(600), silence(800))
-HASTY = Limits(job=0.2, token=0.2, close=0.2)
+HASTY = Limits(job=0.6, token=0.6, close=0.6)
 SECRET = "the caller's words"
 
 

@@ -383,9 +383,10 @@ async def test_a_call_that_fails_says_how(
     short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Script, words: str
 ) -> None:
     monkeypatch.setattr(talking, "GREETING", 0.2 if script is _silent else 30.0)
-    monkeypatch.setattr(talking, "NO_SPEECH", 0.2)
+    monkeypatch.setattr(talking, "NO_SPEECH", 0.2 if script is _deaf else 30.0)
+    timeout = 0.2 if script is _never_replies else 30.0
     async with scripted(script) as url:
-        error = await failure(url, short, tmp_path / "a.wav", timeout=0.2)
+        error = await failure(url, short, tmp_path / "a.wav", timeout=timeout)
     assert error.code == ExitCode.CALL_FAILED
     assert words in str(error)
 

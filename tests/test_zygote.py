@@ -250,7 +250,7 @@ def test_calls_do_not_notice_the_death_of_the_zygote(start_pool: Start) -> None:
         with server.call() as caller:
             hello(caller)
     server.until_idle()
-    assert "Z" not in server.family().values()
+    server.until(lambda: "Z" not in server.family().values(), "had reaped everybody")
     assert server.status()["totals"]["lost"] == 0
 
 

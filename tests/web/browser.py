@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import soxr
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.pools import DEADLINE
 from tests.speech import say, silence
@@ -158,6 +158,7 @@ class Caller:
     def __init__(self, page: Page) -> None:
         self.page = page
         page.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)  # its own is five seconds
         self.complaints: list[str] = []
         """What the browser's console says is wrong; a test that expects some clears it."""
         self.strangers: list[str] = []
