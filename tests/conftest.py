@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.nvml.driver import Card, Driver
 from tests.pools import PoolServer
@@ -15,6 +16,13 @@ from tests.pools import PoolServer
 # A shell that runs the suite in the background lets it ignore SIGINT, and every process that a test
 # starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes is chance where tests share a machine. Hypothesis knows that where CI is
+# set; elsewhere it fails what takes more than 200 ms.
+settings.register_profile(
+    "untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("untimed")
 
 
 @pytest.fixture
