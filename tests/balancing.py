@@ -28,8 +28,8 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from tests.chatting import free_port
 from tests.pools import DEADLINE, PoolServer
+from tests.ports import free_port
 
 CONFIGURATION = Path(__file__).parent.parent / "deploy" / "haproxy" / "haproxy.cfg"
 NAMES = ("node1", "node2", "node3")

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from tests.chatting import free_port
 from tests.pools import DEADLINE
+from tests.ports import free_port
 
 SHIPPED = Path(__file__).parent.parent / "deploy" / "prometheus"
 INTERVAL = "1s"

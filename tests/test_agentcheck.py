@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.chatting import free_port
 from tests.pool_world import Driver, settings
 from tests.pools import DEADLINE, PoolServer, hello
+from tests.ports import free_port
 from tests.test_bad_input import attempt
 from voicepool.agentcheck import DRAIN, READY, AgentCheck, AgentPortTaken, listen_for_agents
 from voicepool.config import Settings

@@ -234,6 +234,21 @@ def test_standard_streams_that_are_closed() -> None:
     assert done.stderr.startswith("voicepool: no server at ws://127.0.0.1:9/")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_started_without_a_standard_stream_it_has_one_that_leads_nowhere(closed: str) -> None:
+    script = """
+import os, socket, sys
+from voicepool.cli import main
+code = main(["config"])
+with socket.socket() as sock:
+    ours = sock.fileno() > 2 and not None in (sys.stdin, sys.stdout, sys.stderr)
+sys.exit(code if ours and all(map(os.get_inheritable, range(3))) else 9)
+"""
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, timeout=DEADLINE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("key", ["two words", "schl\u00fcssel", "line\r", "two\nlines"])
 def test_a_key_that_no_header_can_carry_is_not_repeated(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, key: str
@@ -250,21 +265,6 @@ def test_a_key_that_no_header_can_carry_is_not_repeated(
 
 
 # --- config ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_started_without_a_standard_stream_it_has_one_that_leads_nowhere(closed: str) -> None:
-    script = """
-import os, socket, sys
-from voicepool.cli import main
-code = main(["config"])
-with socket.socket() as sock:
-    ours = sock.fileno() > 2 and not None in (sys.stdin, sys.stdout, sys.stderr)
-sys.exit(code if ours and all(map(os.get_inheritable, range(3))) else 9)
-"""
-    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, cwd=ROOT, timeout=DEADLINE, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_config_shows_values_and_sources_and_no_secret(

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from tests.chatting import (
-    free_port,
     ollama_model,
 )
 from tests.llm_server import Script
 from tests.ollama_server import Model, OllamaServer, Pullable
 from tests.openai_server import OpenAIServer
+from tests.ports import free_port
 from voicepool.engines import ollama as engine
 from voicepool.engines.base import (
     Advising,
@@ -195,7 +195,8 @@ def test_addresses_are_as_ollama_host_has_them(host: str, port: int) -> None:
 
 ZYGOTE = r"""
 import asyncio, os, sys
-from tests.chatting import closing, free_port, say
+from tests.chatting import closing, say
+from tests.ports import free_port
 from voicepool import linux
 from voicepool.engines import ollama, openai_chat
 

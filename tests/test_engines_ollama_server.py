@@ -13,7 +13,6 @@ from tests.chatting import (
     SECRET,
     asks,
     closing,
-    free_port,
     hangs_up_once,
     hear,
     long_talk,
@@ -23,6 +22,7 @@ from tests.chatting import (
 )
 from tests.llm_server import Script
 from tests.ollama_server import Model, OllamaServer, serving
+from tests.ports import free_port
 from voicepool.engines import ollama as engine
 from voicepool.engines.base import (
     ChatRequest,

@@ -14,7 +14,6 @@ from tests.chatting import (
     asks,
     cancelled,
     closing,
-    free_port,
     hear,
     long_talk,
     nothing_was_logged_before,
@@ -24,6 +23,7 @@ from tests.chatting import (
 )
 from tests.llm_server import Script
 from tests.openai_server import OpenAIServer
+from tests.ports import free_port
 from voicepool.engines import openai_chat
 from voicepool.engines.base import (
     ChatRequest,

@@ -32,8 +32,8 @@ from tests.balancing import (
     upgrade_all,
 )
 from tests.certificates import Authority
-from tests.chatting import free_port
 from tests.pools import DEADLINE
+from tests.ports import free_port
 
 SLOTS = 4
 ALL = SLOTS * len(NAMES)

@@ -19,8 +19,8 @@ from websockets.exceptions import InvalidStatus
 
 from tests.balancing import Balancer, haproxy
 from tests.certificates import Authority, Files
-from tests.chatting import free_port
 from tests.pools import PoolServer, hello
+from tests.ports import free_port
 from tests.proxying import LOCAL, UNSPEC, binary, header
 from tests.rawhttp import Answer, exchange, parse, read_all, upgrade
 

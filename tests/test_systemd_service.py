@@ -21,6 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.certificates import Authority
 from tests.pools import DEADLINE, hello
+from tests.ports import free_port
 from tests.rawhttp import upgrade
 from tests.systemd.machine import ROOT, Machine, needed, unavailable
 from voicepool import keysfile, unit, unithost
@@ -123,6 +124,10 @@ class Service:
 
         return self.machine.until(look, f"{what}: {self.log[-3000:]}")  # type: ignore[no-any-return]
 
+    def until_left(self) -> None:
+        """Wait until the accept queue is left to the next server."""
+        self.machine.until(lambda: "no more callers are let in" in self.log, "leaves the queue")
+
     @property
     def log(self) -> str:
         with contextlib.suppress(FileNotFoundError):
@@ -165,11 +170,8 @@ def make_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Makes the one service of a test: the shipped units, but for paths and for time-outs."""
     with contextlib.ExitStack() as stack:
 
-        def make(*, activated: bool = False, **directives: str) -> Service:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            settings = Settings(port=port)
+        def make(*, activated: bool = False, secure: bool = False, **directives: str) -> Service:
+            settings = Settings(port=free_port())
             command = (sys.executable, "-m", "voicepool")
             home = unithost.needs_home(command, CONFIG)
             host = unit.Host(command, CONFIG, needs_home=home)
@@ -192,7 +194,10 @@ def make_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
             stack.callback(machine.close)
             if activated:
                 machine.systemctl("start", "voicepool.socket")
-            return Service(machine, port)
+            service = Service(machine, settings.port)
+            if secure:
+                service.secure()
+            return service
 
         yield make
 
@@ -313,9 +318,7 @@ def test_wrong_setting_is_said_and_not_tried_again(make_service: Callable[..., S
 def test_restart_under_load_refuses_nobody(
     make_service: Callable[..., Service], secure: bool
 ) -> None:
-    service = make_service(activated=True)
-    if secure:
-        service.secure()
+    service = make_service(activated=True, secure=secure)
     service.start()
     with Load(service) as load:
         for _ in range(2):
@@ -331,9 +334,7 @@ def test_restart_under_load_refuses_nobody(
 def test_who_is_on_the_way_in_at_a_restart_is_served(
     make_service: Callable[..., Service], secure: bool
 ) -> None:
-    service = make_service(activated=True)
-    if secure:
-        service.secure()
+    service = make_service(activated=True, secure=secure)
     service.start()
     with service.connect() as caller:
         head = upgrade()
@@ -342,9 +343,7 @@ def test_who_is_on_the_way_in_at_a_restart_is_served(
             with service.call() as later:
                 hello(later)
         service.machine.systemctl("restart", "--no-block", NAME)
-        service.machine.until(
-            lambda: "no more callers are let in" in service.log, "leaves the queue to the next"
-        )
+        service.until_left()
         caller.sendall(head[-2:])
         assert caller.recv(65536).startswith(b"HTTP/1.1 101 ")
 
@@ -364,9 +363,7 @@ def test_who_was_given_to_a_worker_that_hangs_at_a_restart_is_served_by_another(
             lambda: service.status()["pool"]["states"]["assigned"], "gives the caller to the worker"
         )
         service.machine.systemctl("restart", "--no-block", NAME)
-        service.machine.until(
-            lambda: "no more callers are let in" in service.log, "leaves the queue to the next"
-        )
+        service.until_left()
         os.kill(pid, signal.SIGKILL)
         assert caller.recv(65536).startswith(b"HTTP/1.1 101 ")
 
@@ -387,9 +384,7 @@ def test_server_that_gives_up_while_somebody_comes_in_lets_calls_end(
         late.sendall(head[:-2])
         assert service.status()["pool"]["callers"] == 1  # asked after him: he has been let in
         (settings / "fail").write_bytes(b"")
-        service.machine.until(
-            lambda: "no more callers are let in" in service.log, "gives up: the next cannot load"
-        )
+        service.until_left()  # it gives up: the next worker cannot load
         late.sendall(head[-2:])
         assert late.recv(65536).startswith(b"HTTP/1.1 503 ")
         caller.send("x")

@@ -117,7 +117,7 @@ class Settings:
     total_rate: int = setting(
         "limits",
         0,
-        "such requests of all addresses together, but for looks, a minute; 0: no limit",
+        "such requests of all addresses but for /status and /metrics, a minute; 0: no limit",
         least=0,
         most=1_000_000,
     )

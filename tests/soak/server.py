@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import psutil
 
 from benchmarks.processes import pss_bytes
 from tests.certificates import Authority
+from tests.ports import free_port
 from tests.soak.disk import LogDisk
 from tests.soak.growth import Footprint, Holding
 from tests.soak.model import NAME
@@ -40,13 +40,6 @@ POOL: Final[Mapping[str, Any]] = {
     "drain_timeout": 60.0,
     "drain_notice": 2.0,
 }
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class ModelServer:
