@@ -74,6 +74,15 @@ def until_rolled(server: PoolServer) -> None:
     )
 
 
+def until_stale_only(server: PoolServer, pid: int) -> None:
+    """Wait until this worker, whose call goes on, is the last of the old kind. For a server under
+    load, which may never be seen with all its workers idle."""
+    server.until_status(
+        lambda s: {w["pid"] for w in s["workers"] if w["stale"]} == {pid},
+        "had replaced all workers but one",
+    )
+
+
 # --- what changes ----------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.pools import DEADLINE, PoolServer, hello
-from tests.test_reload import Load, reloads, until_rolled, zygote
+from tests.test_reload import Load, reloads, until_stale_only, zygote
 
 Start = Callable[..., PoolServer]
 
@@ -91,7 +91,7 @@ def test_an_upgrade_under_load_refuses_nobody_and_keeps_every_call(
         assert version(server) == "1.0"
         server.reload()
         server.until_status(lambda s: s["server"]["reloads"]["count"] == 1, "reloaded")
-        until_rolled(server)
+        until_stale_only(server, pid)
         assert version(server) == "2.0"
         load.grows(2)
         through.send("undisturbed?")
