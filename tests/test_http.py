@@ -267,7 +267,7 @@ def test_readyz_says_whether_a_new_caller_would_be_served_or_held(start_pool: St
         with server.socket() as waiting:
             waiting.sendall(upgrade())
             server.until_status(lambda s: s["pool"]["waiting"] == 1, "let the caller wait")
-            assert server.get("/readyz") == (503, {"status": "not ready"})
+            assert server.get("/readyz") == (503, {"status": "not ready", "reason": "full"})
             assert server.get("/healthz")[0] == 200
             with pytest.raises(InvalidStatus) as refused:
                 server.call()
@@ -283,7 +283,7 @@ def test_server_that_has_not_started_yet(
     server = start_pool(wait=False, app="tests.apps.troubled:HangsInPreload")
     server.stage("preloading")
     assert server.get("/healthz")[0] == 200
-    assert server.get("/readyz")[0] == 503
+    assert server.get("/readyz") == (503, {"status": "not ready", "reason": "starting"})
     with server.socket() as early:
         answer = exchange(early, upgrade())
     assert (answer.status, answer.error["code"]) == (503, "starting")
@@ -296,7 +296,7 @@ def test_readyz_while_draining(start_pool: Start) -> None:
         hello(caller)
         server.signal(15)
         server.logged("draining")
-        assert server.get("/readyz")[0] == 503
+        assert server.get("/readyz") == (503, {"status": "not ready", "reason": "draining"})
         assert server.get("/healthz")[0] == 200
         with server.socket() as late:
             answer = exchange(late, upgrade())

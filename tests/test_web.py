@@ -304,6 +304,19 @@ def test_a_full_server_lets_the_caller_wait_for_a_line(guarded: PoolServer, visi
     caller.complaints.clear()
 
 
+def test_a_server_that_is_still_starting(
+    start_pool: Start, visit: Visit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TROUBLE", str(tmp_path / "preloading"))
+    server = start_pool(wait=False, app="tests.apps.troubled:HangsInPreload")
+    server.stage("preloading")
+    caller = visit(server, MICROPHONE)
+    caller.page.get_by_role("button", name="Start talking").click()
+    assert "Next try in" in caller.notice("The server is starting")
+    assert caller.see("seen.urls") == []
+    caller.complaints.clear()  # the browser logs each 503 of /readyz
+
+
 def test_a_server_that_asks_for_a_key(guarded: PoolServer, visit: Visit) -> None:
     caller = visit(guarded, MICROPHONE)
     expect(caller.page.get_by_label("This server asks for an API key")).to_be_focused()

@@ -156,10 +156,17 @@ class Pool:
     @property
     def ready(self) -> bool:
         """Whether a caller who came now would be served or held."""
-        if self._state.draining or self._staffing.hopeless:
-            return False
+        return self.refusal is None
+
+    @property
+    def refusal(self) -> Reason | None:
+        """What a caller who came now would be refused for; None where they would not be."""
+        if self._state.draining:
+            return Reason.DRAINING
+        if self._staffing.hopeless:
+            return Reason.UNAVAILABLE
         room = len(self._state.waiting) < self._state.settings.max_waiting
-        return room or (self._roster.idle > 0 and self._may_assign)
+        return None if room or (self._roster.idle > 0 and self._may_assign) else Reason.FULL
 
     @property
     def inviting(self) -> bool:

@@ -20,6 +20,8 @@ from voicepool.turnstile import Turnstile
 
 HEALTHZ: Final = "/healthz"
 READYZ: Final = "/readyz"
+STARTING: Final = "starting"
+"""Why callers are refused until there are engines that say where they may call."""
 STATUS: Final = "/status"
 METRICS: Final = "/metrics"
 CALL_PATH: Final = "/v1/realtime"
@@ -36,7 +38,7 @@ class Reception:
         farewells: Farewells,
         pages: Pages,
         *,
-        ready: Callable[[], bool],
+        refusal: Callable[[], str | None],
         status: Callable[[], dict[str, Any]],
         counts: Callable[[], dict[str, Any]],
         metrics: Callable[[str], tuple[bytes, str]],
@@ -45,13 +47,14 @@ class Reception:
         body_timeout: float,
         max_bodies: int,
     ) -> None:
-        """`on_call(visitor, address, admitted)` gets every admitted WebSocket request; `preset` is
+        """`refusal`: why a caller who came now would be refused, None where they would not be.
+        `on_call(visitor, address, admitted)` gets every admitted WebSocket request; `preset` is
         the forker's. `counts`: as much of `status` as callers may see; `metrics` gives their text
         and its type by an Accept header."""
         self._turnstile = turnstile
         self._farewells = farewells
         self._pages = pages
-        self._ready = ready
+        self._refusal = refusal
         self._status = status
         self._counts = counts
         self._metrics = metrics
@@ -78,7 +81,12 @@ class Reception:
     @property
     def ready(self) -> bool:
         """Whether a new caller would be served or held."""
-        return self.paths is not None and self._ready()
+        return self.refusal is None
+
+    @property
+    def refusal(self) -> str | None:
+        """What they would be refused for, in the words of the error's `code`; None where ready."""
+        return STARTING if self.paths is None else self._refusal()
 
     @property
     def speaks_realtime(self) -> bool:
@@ -116,7 +124,7 @@ class Reception:
             return refuse(
                 503,
                 "the server is still starting; try again in a moment",
-                "starting",
+                STARTING,
                 {"Retry-After": str(STARTING_RETRY)},
             )
         if self.speaks_realtime:
@@ -215,9 +223,10 @@ class Reception:
         if head.path == HEALTHZ:
             return respond(200, {"status": "alive"}, head=is_head)
         if head.path == READYZ:
-            ready = self.ready
-            body = {"status": "ready" if ready else "not ready"}
-            return respond(200 if ready else 503, body, head=is_head)
+            refusal = self.refusal
+            if refusal is None:
+                return respond(200, {"status": "ready"}, head=is_head)
+            return respond(503, {"status": "not ready", "reason": refusal}, head=is_head)
         return self._answer_inside(visitor, head)
 
     def _answer_inside(self, visitor: Visitor, head: Head) -> bytes:

@@ -35,9 +35,10 @@ from voicepool.metricstate import metric_state
 from voicepool.pages import Pages
 from voicepool.pool import Pool
 from voicepool.pooldriver import PoolDriver
+from voicepool.poolspec import Reason
 from voicepool.progress import Progress, never_fits, progress_of
 from voicepool.ratelimits import Limits
-from voicepool.reception import Reception
+from voicepool.reception import STARTING, Reception
 from voicepool.reloader import Reloader, Reread
 from voicepool.rules import access_rules, door_rules, pool_settings, rate_rules
 from voicepool.rundir import RuntimeDir
@@ -137,7 +138,7 @@ class Supervisor:
             Turnstile(access_rules(settings), self._limits, self._loop.time),
             self.door.farewells,
             Pages(settings.static),
-            ready=self._is_ready,
+            refusal=self._refusal,
             status=lambda: status_report(self),
             counts=lambda: pool_counts(self),
             metrics=self.metrics.expose,
@@ -302,8 +303,10 @@ class Supervisor:
         """How often a zygote had to be started again."""
         return self._zygotes_before + max(0, self.forker.restarts)
 
-    def _is_ready(self) -> bool:
-        return self._workforce.warmed_up and not self._departure.going and self.pool.ready
+    def _refusal(self) -> str | None:
+        if self._departure.going:
+            return Reason.DRAINING
+        return self.pool.refusal if self._workforce.warmed_up else STARTING
 
     def _is_inviting(self) -> bool:
         return self._came_up and not self._departure.going and self.pool.inviting

@@ -42,8 +42,14 @@ test("readiness", async () => {
   answer = reply(200, {});
   assert.equal(await pool.readiness(), "ready");
   assert.equal(asked.url, "/below/readyz");
-  answer = reply(503, {});
-  assert.equal(await pool.readiness(), "busy");
+  for (const reason of ["starting", "draining", "unavailable"]) {
+    answer = reply(503, { status: "not ready", reason });
+    assert.equal(await pool.readiness(), reason);
+  }
+  for (const reason of ["full", "constructor", undefined, 7]) {
+    answer = reply(503, { status: "not ready", reason });
+    assert.equal(await pool.readiness(), "busy");
+  }
 });
 
 test("a server that is not there is away", async () => {

@@ -141,7 +141,7 @@ export class Call extends EventTarget {
       }
       away = readiness === "away" ? away + RETRY : 0;
       if (away >= AWAY) throw new CallFailed("away");
-      await this.#countDown(readiness === "away" ? "away" : "busy");
+      await this.#countDown(readiness === "ready" ? "busy" : readiness);
     }
   }
 

@@ -44,6 +44,9 @@ const CLOSED = {
 };
 const WAITING = {
   busy: "All lines are busy. You will be connected as soon as one is free.",
+  starting: "The server is starting. You will be connected as soon as it is ready.",
+  draining: "The server is shutting down and takes no new calls. Trying again.",
+  unavailable: "The server cannot take calls now. Trying again.",
   away: "The server does not answer. Trying again.",
   ringing: "Waiting for a free line …",
 };

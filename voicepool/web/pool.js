@@ -3,6 +3,8 @@
 const KEY = "voicepool.key";
 /** Milliseconds in which what limits an address flows back: who asks on leaves no call to be had. */
 const RESPITE = 60_000;
+/** What a server that is not ready may say of itself, beside having no free line. */
+const REASONS = ["starting", "draining", "unavailable"];
 /** Milliseconds after which a server that does not answer counts as away. */
 const PATIENCE = 5000;
 
@@ -48,13 +50,14 @@ export class Pool {
   /**
    * Whether a caller would be served, or held until a line is free.
    * @param {AbortSignal} [signal]
-   * @returns {Promise<"ready" | "busy" | "away">}
+   * @returns {Promise<"ready" | "busy" | "starting" | "draining" | "unavailable" | "away">}
    */
   async readiness(signal) {
     const answer = await this.#get("readyz", {}, signal);
     if (answer?.ok && answer.body) return "ready";
     // A proxy in front of a server that is down answers for it: 502, 504, or a 503 of its own.
-    return answer?.code === 503 && answer.body ? "busy" : "away";
+    if (answer?.code !== 503 || !answer.body) return "away";
+    return REASONS.includes(answer.body.reason) ? answer.body.reason : "busy";
   }
 
   /**
