@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -492,6 +493,12 @@ def test_renewed_certificate_is_used_and_a_broken_one_is_not(
         server.until(lambda: serial() != before, "showed the new certificate")
         caller.send("still here")
         assert caller.recv(DEADLINE) == "still here"
+    renewed = serial()
+    other.issue(not_after=datetime.now(UTC) - timedelta(days=1))
+    server.until(lambda: serial() != renewed, "showed the expired certificate")
+    server.until(
+        lambda: any("has expired" in line.get("advice", "") for line in server.logs), "told of it"
+    )
     renewed = serial()
     (tmp_path / "server.pem").write_bytes(b"half of a certif")
     server.until(lambda: serial() and _refused(server), "noticed the broken file")

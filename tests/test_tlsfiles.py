@@ -159,6 +159,29 @@ def test_renewed_files_are(authority: Authority) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
+def test_one_that_has_expired_is_used_and_told_of(authority: Authority) -> None:
+    """A renewal that copied last year's file. There is nothing better to be had here."""
+    files = authority.issue()
+    certificate = Certificate(str(files.cert), str(files.key))
+    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    authority.issue(not_after=past)
+    assert certificate.refresh()
+    (line,) = certificate.advice
+    assert "has expired" in line
+    authority.issue()
+    assert certificate.refresh()
+    assert certificate.advice == []
+
+
+def test_file_that_changes_while_it_is_read(authority: Authority) -> None:
+    files = authority.issue()
+    context = context_from(str(files.cert), str(files.key))
+    files.cert.write_bytes(b"half of a certif")
+    with pytest.raises(ConfigError, match="has changed while it was read"):
+        advice(context, str(files.cert), str(files.key))
+
+
+@pytest.mark.usefixtures("at_once")
 def test_links_are_followed(authority: Authority, tmp_path: Path) -> None:
     """As certbot renews: the names are links, which point to new files then."""
     old, new = authority.issue("1"), authority.issue("2")

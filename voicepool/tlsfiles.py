@@ -76,7 +76,11 @@ def _check_pem(setting: str, path: str, label: bytes, what: str) -> bytes:
 
 
 def advice(context: ssl.SSLContext, cert: str, key: str) -> list[str]:
-    """What a server can start with and should not."""
+    """What a server can start with and should not.
+
+    Raises ConfigError where no client could connect, or the file has changed since `context` was
+    made.
+    """
     found = []
     with contextlib.suppress(OSError):
         if Path(key).stat().st_mode & 0o004:
@@ -100,7 +104,10 @@ def _seen_by_client(context: ssl.SSLContext, cert: str) -> tuple[int, str]:
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname = False
     trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    trusting.load_verify_locations(cert)
+    try:
+        trusting.load_verify_locations(cert)
+    except OSError as error:
+        raise ConfigError(f"tls_cert: {cert}: has changed while it was read") from error
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = trusting.wrap_bio(down, up)
     server = context.wrap_bio(up, down, server_side=True)
@@ -127,6 +134,8 @@ class Certificate:
         self._trouble = ""
         """What was wrong with the files when they were read last."""
         self.context = context_from(cert, key)
+        self.advice: list[str] = []
+        """On the files as they were renewed last; that on the first is given at the start."""
 
     def refresh(self) -> bool:
         """Look whether the files have changed; whether they have, and been read anew.
@@ -144,13 +153,15 @@ class Certificate:
             return False
         self._stamp = stamp  # taken before reading: what changes meanwhile is seen the next time
         try:
-            self.context = context_from(*self._files)
+            context = context_from(*self._files)
+            self.advice = advice(context, *self._files)
         except ConfigError as error:
             told, self._trouble = self._trouble, str(error)
             if told == self._trouble:
                 return False
             raise
         self._trouble = ""
+        self.context = context
         return True
 
     def _look(self) -> list[tuple[int, ...] | None]:

@@ -231,6 +231,8 @@ class Relay:
         try:
             if self._certificate.refresh():
                 log.info("certificate read anew")
+                for line in self._certificate.advice:
+                    log.warning("advice", extra={"advice": line})
         except ConfigError as error:
             log.warning("the changed certificate is not used", extra={"error": str(error)})
         return self._certificate.context
