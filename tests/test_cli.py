@@ -451,6 +451,14 @@ def test_an_address_that_is_not_ours() -> None:
     )
 
 
+def test_an_address_that_needs_its_link() -> None:
+    complaint = refused("--host", "fe80::1", "--no-auth")
+    assert complaint == (
+        "voicepool: [fe80::1]:0 is an address within one link only: "
+        "say which, as --host fe80::1%eth0\n"
+    )
+
+
 def test_a_runtime_folder_that_cannot_be(own_folder: Path) -> None:
     (own_folder / "file").touch()
     folder = str(own_folder / "file" / "run")

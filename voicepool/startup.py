@@ -137,12 +137,17 @@ def cannot_start(error: OSError, settings: Settings) -> str:
         )
     agent = isinstance(error, AgentPortTaken)
     port, flag = (settings.agent_port, "agent-port") if agent else (settings.port, "port")
-    address = f"{settings.host}:{port}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"{host}:{port}"
     remedies = {
         errno.EADDRINUSE: f"is taken by another program; stop it, or choose another --{flag}",
         errno.EACCES: f"needs privileges that this user has not; choose a --{flag} above 1023",
         errno.EADDRNOTAVAIL: "is no address of this machine; choose another --host",
     }
+    if settings.host.lower().startswith("fe80:") and "%" not in settings.host:
+        remedies[errno.EINVAL] = (
+            f"is an address within one link only: say which, as --host {settings.host}%eth0"
+        )
     if error.errno in remedies:
         return f"{address} {remedies[error.errno]}"
     return f"cannot listen on {address}: {error.strerror or error}"
