@@ -200,7 +200,7 @@ def test_a_worker_with_too_much_memory_is_killed_though_it_cannot_say_so(
     server = start(driver, workers=1, vram_hard_limit=4 * GB)
     with server.call() as caller:
         place(caller)
-        (worker,) = server.workers("serving")
+        (worker,) = server.until(lambda: server.workers("serving"), "served")
         os.kill(worker["pid"], signal.SIGSTOP)
         driver.allocate("GPU-a", 4 * GB + 1, worker["pid"])
         with pytest.raises(ConnectionClosedError) as closed:
@@ -230,6 +230,7 @@ def test_a_gpu_that_vanishes_and_returns(
 
     with server.call() as caller:
         place(caller)
+        server.until_status(lambda s: s["pool"]["states"]["serving"] == 1, "served")
         well(is_well=False)
         server.logged("gpu cannot be read", device="cuda:0")
         report = server.until_status(lambda s: account(s)["missing"], "missed the GPU")

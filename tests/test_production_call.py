@@ -336,11 +336,12 @@ def test_a_worker_that_dies_in_a_call_takes_only_its_caller(
     start_pool: Start, production: dict[str, Any]
 ) -> None:
     server = start_pool(workers=2, **production)
-    with call(server) as one, call(server) as other:
-        caller, survivor = Caller(one), Caller(other)
-        caller.speak()
-        caller.until("response.created")
-        serving = server.workers("serving")
-        os.kill(serving[0]["pid"], signal.SIGKILL)
-        assert survivor.turn()["status"] == "completed"
+    with call(server) as one:
+        (worker,) = server.until(lambda: server.workers("serving"), "served")
+        with call(server) as other:
+            caller, survivor = Caller(one), Caller(other)
+            caller.speak()
+            caller.until("response.created")
+            os.kill(worker["pid"], signal.SIGKILL)
+            assert survivor.turn()["status"] == "completed"
     server.until_idle()

@@ -447,7 +447,7 @@ def test_a_worker_that_dies_ends_the_call_and_the_next_one_works(
     caller = visit(server, MICROPHONE)
     caller.page.get_by_role("button", name="Start talking").click()
     caller.state("talking")
-    (worker,) = server.workers("serving")
+    (worker,) = server.until(lambda: server.workers("serving"), "served")
     os.kill(worker["pid"], signal.SIGKILL)
     caller.notice("The connection broke")
     caller.page.get_by_role("button", name="Call again").click()
