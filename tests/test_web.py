@@ -282,6 +282,37 @@ def assert_no_fault(caller: Caller) -> None:
     assert codes <= {"response_cancel_not_active"}
 
 
+SUSPENDING = """
+(() => {
+  const resume = AudioContext.prototype.resume;
+  window.allowed = true;
+  AudioContext.prototype.resume = function () {
+    window.context = this;
+    return allowed ? resume.call(this) : Promise.reject(new DOMException("", "InvalidStateError"));
+  };
+})();
+"""
+"""A device that may stop the sound, as a telephone does for another call."""
+
+
+def test_sound_that_the_device_has_stopped_goes_on(server: PoolServer, visit: Visit) -> None:
+    wait_in_line(server)
+    caller = visit(server, MICROPHONE, SUSPENDING)
+    caller.page.get_by_role("button", name="Start talking").click()
+    caller.state("talking")
+    caller.see("context.suspend()")
+    caller.until("context.state === 'running'")
+    caller.see("allowed = false; context.suspend()")
+    caller.notice("This device has stopped the sound")
+    caller.see("allowed = true")
+    caller.page.locator("h1").click()
+    caller.until("context.state === 'running'")
+    expect(caller.page.locator("#notice")).to_be_empty()
+    caller.speak("hello there computer")
+    assert "hello there computer" in caller.reads("you", "hello there computer")
+    caller.reads("voice", "after ")
+
+
 # --- what can go wrong -----------------------------------------------------------------------
 
 

@@ -29,6 +29,8 @@ const FAILED = {
     "The server has free lines, and yet refuses the call. Perhaps too many came from your address: try " +
     "again in a minute. Or the key is not for calls; or a proxy does not pass on Host and Upgrade.",
 };
+const HALTED =
+  "This device has stopped the sound. Touch the page, or press a key, and the call goes on.";
 const NO_KEY = "Give the server's key first.";
 const UNSENDABLE =
   "Browsers can send only keys of letters, digits and a few signs; this one has others.";
@@ -91,6 +93,7 @@ function begin(wanted) {
   on(call, "ended", onEnded);
   on(sound, "captured", ({ level }) => view.showLevel("microphone", level));
   on(sound, "level", ({ level }) => view.showLevel("voice", level));
+  on(sound, "halted", ({ halted }) => view.showNotice(halted ? HALTED : "", { bad: halted }));
   on(sound, "lost", () => conversation.note("The microphone is gone. You can type instead."));
   view.showState("opening");
   return call.start(wanted);

@@ -17,6 +17,9 @@ const KINDS = {
   OverconstrainedError: "absent",
 };
 
+/** Milliseconds in which sound that the device has stopped may go on before the user is told. */
+const PATIENCE = 1000;
+
 /** Echo cancellation keeps the reply out of the microphone, so that it does not interrupt itself. */
 const CONSTRAINTS = {
   audio: { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true },
@@ -24,7 +27,8 @@ const CONSTRAINTS = {
 
 /**
  * Events: "captured" {pcm, level, time}, "audible" and "ended" {item, ms, time}, "level" {level},
- * "lost" (the microphone was taken away). Times are seconds of the audio context's clock, which the
+ * "lost" (the microphone was taken away), "halted" {halted} (the device has stopped all sound, as for a
+ * telephone call, and it goes on only when the user does something; or it has gone on). Times are seconds of the audio context's clock, which the
  * microphone and the loudspeaker share.
  */
 export class Sound extends EventTarget {
@@ -38,6 +42,9 @@ export class Sound extends EventTarget {
   #playback;
   #muted = false;
   #closed = false;
+  #halted = false;
+  /** What is listened to for this call only. */
+  #listening = new AbortController();
   #clears = 0;
   /** @type {Map<number, (dropped: import("./playqueue.js").Played[]) => void>} */
   #clearing = new Map();
@@ -55,6 +62,7 @@ export class Sound extends EventTarget {
     if (!window.isSecureContext) throw new SoundError("insecure");
     this.#context = new AudioContext({ latencyHint: "interactive" });
     const resumed = this.#context.resume();
+    this.#keepGoing();
     if (microphone) this.#stream = await takeMicrophone();
     if (!this.#closed) await Promise.all([resumed, ...WORKLETS.map((name) => this.#load(name))]);
     // The user may have changed their mind while the browser asked them for the microphone.
@@ -113,6 +121,32 @@ export class Sound extends EventTarget {
     for (const track of this.#stream?.getTracks() ?? []) track.stop();
     for (const node of [this.#capture, this.#playback]) node?.port.postMessage({ close: true });
     if (this.#context && this.#context.state !== "closed") this.#context.close();
+    this.#listening.abort();
+  }
+
+  /** Some devices let sound go on only when the user does something. */
+  #keepGoing() {
+    const { signal } = this.#listening;
+    const goOn = () => {
+      if (this.#context.state !== "running") this.#context.resume().catch(() => {});
+    };
+    for (const sign of ["pointerup", "keydown", "visibilitychange"]) {
+      document.addEventListener(sign, goOn, { capture: true, signal });
+    }
+    let timer = 0;
+    const onChange = () => {
+      goOn();
+      clearTimeout(timer);
+      if (this.#context.state === "running") this.#tellHalted(false);
+      else timer = setTimeout(() => this.#tellHalted(true), PATIENCE);
+    };
+    this.#context.addEventListener("statechange", onChange, { signal });
+  }
+
+  #tellHalted(halted) {
+    if (halted === this.#halted) return;
+    this.#halted = halted;
+    this.#tell("halted", { halted });
   }
 
   async #load(name) {
