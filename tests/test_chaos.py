@@ -64,6 +64,7 @@ class Sniper(threading.Thread):
                     self.shots[target["state"]] += 1
 
 
+@pytest.mark.timeout(400)  # those who are stopped take their deadlines, one after another
 @pytest.mark.parametrize(
     "signums", [[signal.SIGKILL], [signal.SIGKILL, signal.SIGSTOP]], ids=["kill", "kill-stop"]
 )

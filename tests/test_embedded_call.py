@@ -181,8 +181,11 @@ async def test_the_history_holds_the_words_that_were_heard(embedded: Engines) ->
         words = [word for _, _, word in recording.spoken]
         for cut in np.linspace(recording.seconds, 0.1, 120):  # what is cut off never comes back
             heard_ms = int(cut * 1000)  # the protocol knows whole milliseconds
+            begins = [began + start - heard_ms / 1000 for began, start, _ in recording.spoken]
+            if min(map(abs, begins)) < 1e-6:
+                continue  # cut where a word begins: which side that is on is a matter of rounding
             left = call.pipeline.truncate(told.item_id, heard_ms)
-            heard = sum(start < heard_ms / 1000 - began for began, start, _ in recording.spoken)
+            heard = sum(begin < 0 for begin in begins)
             assert told.text.startswith(left)
             assert letters(left).endswith(letters(words[heard - 1]))
             assert beginnings(left, words) == heard, "every word that began to sound, and no other"

@@ -81,6 +81,9 @@ os.waitpid(pid, 0)
 KILLED = PREPARED + "os.kill(os.getpid(), 9)"
 
 
+pytestmark = pytest.mark.timeout(320)  # about 10 s each on a free core
+
+
 @pytest.fixture(scope="module")
 def model() -> Path:
     return models.shared()
@@ -92,7 +95,7 @@ def run(script: str, model: Path, temporary: Path) -> subprocess.CompletedProces
         [sys.executable, "-W", "error", "-c", script, str(model)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
         env={
             "PATH": "/usr/bin:/bin",

@@ -449,7 +449,7 @@ async def test_the_sound_arrives_whole_and_in_order_and_then_silence(tmp_path: P
 async def test_fast_waits_although_the_server_notices_speech_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(talking, "NO_SPEECH", 0.05)
+    monkeypatch.setattr(talking, "NO_SPEECH", 1.0)  # half of what the answer takes
     # Long enough for the server to be heard while the utterance is sent.
     loud, quiet = np.full(RATE * 5, 8000, np.int16), np.zeros(RATE, np.int16)
     write_wav(tmp_path / "in.wav", np.concatenate((loud, quiet, loud)), RATE)
