@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -165,12 +165,13 @@ def test_a_call_makes_the_reason_whatever_the_server_says() -> None:
     assert read(chunk(part), chunk({}, "stop"))[-1] == Finished("tool_calls")
 
 
-def test_a_call_that_the_tokens_did_not_suffice_for_is_none() -> None:
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+def test_a_call_that_breaks_off_is_none(reason: Literal["length", "content_filter"]) -> None:
     first = call_part(id="1", function={"name": "f", "arguments": "{}"})
     second = {"index": 1, "id": "2", "function": {"name": "g", "arguments": '{"room": "ki'}}
-    deltas = read(chunk(first), chunk({"tool_calls": [second]}), chunk({}, "length"))
+    deltas = read(chunk(first), chunk({"tool_calls": [second]}), chunk({}, reason))
     assert [delta.name for delta in deltas if isinstance(delta, ToolCall)] == ["f"]
-    assert deltas[-1] == Finished("length")
+    assert deltas[-1] == Finished(reason)
 
 
 def test_usage_may_come_with_any_chunk() -> None:

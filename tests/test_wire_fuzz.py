@@ -301,7 +301,9 @@ RESPONSE_EVENTS = st.one_of(
         events.ResponseDone,
         RESPONSES,
         st.sampled_from(["completed", "cancelled", "failed", "incomplete"]),
-        st.sampled_from(["", "turn_detected", "client_cancelled", "max_output_tokens", "llm"]),
+        st.sampled_from(
+            ["", "turn_detected", "client_cancelled", "max_output_tokens", "content_filter", "llm"]
+        ),
         TEXT,
         st.integers(0, 100),
         st.integers(0, 100),
