@@ -21,8 +21,9 @@ from voicepool.engines.base import (
     ToolCall,
     ToolCallDelta,
 )
+from voicepool.engines.chat.bounds import LONGEST_NAME, MOST_CALLS
 from voicepool.engines.openai_chat import wire
-from voicepool.engines.openai_chat.calls import MOST_ARGUMENTS, MOST_CALLS, Calls
+from voicepool.engines.openai_chat.calls import MOST_ARGUMENTS, Calls
 from voicepool.engines.openai_chat.reply import Reply
 
 ONE, TWO = ToolCall("1", "f", "{}"), ToolCall("2", "f", "{}")
@@ -235,6 +236,8 @@ def test_calls_without_a_name_or_an_end_are_refused() -> None:
         list(Calls().add(0, "1", None, "{}"))
     with pytest.raises(ValueError, match="without an end"):
         list(Calls().add(0, "1", "f", "x" * (MOST_ARGUMENTS + 1)))
+    with pytest.raises(ValueError, match="without an end"):
+        list(Calls().add(0, "1", "f" * (LONGEST_NAME + 1), "{}"))
     calls = Calls()
     for index in range(MOST_CALLS):
         list(calls.add(index, str(index), "f", "{}"))
