@@ -207,3 +207,13 @@ def test_sdk_calls_again_when_its_call_was_too_long(
     assert told["closed"] == {"code": 1000}
     for event in told.events:
         validate(event)
+
+
+def test_sdk_calls_until_a_line_is_free(node: None, start_pool: Callable[..., PoolServer]) -> None:
+    """It takes the refusal of a full server for one that passes."""
+    server = start_pool(app="", workers=1, max_connections=1, spare=1, max_waiting=0)
+    told = javascript.converse("busy.mjs", http_url(server))
+    assert "refused" in told.facts
+    assert told["served"] == {"model": "gpt-realtime"}
+    assert told["closed"] == {"code": 1000}
+    assert told.status == 0, told.stderr

@@ -85,6 +85,21 @@ async def test_an_answer_waits_for_no_clip_that_is_out_of_band() -> None:
         assert await clip == "a clip"
 
 
+async def test_who_asks_about_a_reply_waits_for_no_clip() -> None:
+    stt = ScriptedRecognizer(["a clip"])
+    stt.gate.clear()
+    used = engines(says("Yes."), stt=stt)
+    async with Call(used, MANUAL) as call:
+        call.pipeline.insert("reply", Message("assistant", "Yes."))
+        call.pipeline.insert_clip("clip", speech(300))
+        about = (Said("reply"), Message("user", "Is this rude?"))
+        call.pipeline.respond(ResponseRequest(messages=about, remember=False))
+        await call.next(ResponseDone)
+        assert asked(used) == [["Yes.", "Is this rude?"]]
+        stt.gate.set()
+        await call.next(FinalTranscript)
+
+
 async def test_a_deleted_clip_says_nothing() -> None:
     stt = ScriptedRecognizer(["a clip"])
     stt.gate.clear()

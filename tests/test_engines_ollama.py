@@ -30,6 +30,7 @@ from voicepool.engines.base import (
     ToolCall,
     ToolCallDelta,
 )
+from voicepool.engines.chat.bounds import LONGEST_NAME, MOST_CALLS
 from voicepool.engines.chat.prompt import SYSTEM_PROMPT
 from voicepool.errors import ConfigError, EngineError
 
@@ -137,6 +138,14 @@ async def test_ids_of_calls_differ() -> None:
             deltas = await hear(model, ChatRequest([Message("user", "Hm?")], [WEATHER]))
     ids = [delta.call_id for delta in deltas if isinstance(delta, ToolCall)]
     assert len(set(ids)) == 2
+
+
+@pytest.mark.parametrize("names", [("f",) * (MOST_CALLS + 1), ("f" * (LONGEST_NAME + 1),)])
+async def test_calls_without_an_end_are_refused(names: tuple[str, ...]) -> None:
+    with serving(tool_calls=tuple((name, {}) for name in names)) as server:
+        async with closing(ollama_model(server)) as model:
+            with pytest.raises(EngineError, match="sent what is not"):
+                await hear(model, ChatRequest([Message("user", "Hm?")], [WEATHER]))
 
 
 async def test_a_model_without_tools_is_named() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -21,8 +21,9 @@ from voicepool.engines.base import (
     ToolCall,
     ToolCallDelta,
 )
+from voicepool.engines.chat.bounds import LONGEST_NAME, MOST_CALLS
 from voicepool.engines.openai_chat import wire
-from voicepool.engines.openai_chat.calls import MOST_ARGUMENTS, MOST_CALLS, Calls
+from voicepool.engines.openai_chat.calls import MOST_ARGUMENTS, Calls
 from voicepool.engines.openai_chat.reply import Reply
 
 ONE, TWO = ToolCall("1", "f", "{}"), ToolCall("2", "f", "{}")
@@ -165,12 +166,13 @@ def test_a_call_makes_the_reason_whatever_the_server_says() -> None:
     assert read(chunk(part), chunk({}, "stop"))[-1] == Finished("tool_calls")
 
 
-def test_a_call_that_the_tokens_did_not_suffice_for_is_none() -> None:
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+def test_a_call_that_breaks_off_is_none(reason: Literal["length", "content_filter"]) -> None:
     first = call_part(id="1", function={"name": "f", "arguments": "{}"})
     second = {"index": 1, "id": "2", "function": {"name": "g", "arguments": '{"room": "ki'}}
-    deltas = read(chunk(first), chunk({"tool_calls": [second]}), chunk({}, "length"))
+    deltas = read(chunk(first), chunk({"tool_calls": [second]}), chunk({}, reason))
     assert [delta.name for delta in deltas if isinstance(delta, ToolCall)] == ["f"]
-    assert deltas[-1] == Finished("length")
+    assert deltas[-1] == Finished(reason)
 
 
 def test_usage_may_come_with_any_chunk() -> None:
@@ -234,6 +236,8 @@ def test_calls_without_a_name_or_an_end_are_refused() -> None:
         list(Calls().add(0, "1", None, "{}"))
     with pytest.raises(ValueError, match="without an end"):
         list(Calls().add(0, "1", "f", "x" * (MOST_ARGUMENTS + 1)))
+    with pytest.raises(ValueError, match="without an end"):
+        list(Calls().add(0, "1", "f" * (LONGEST_NAME + 1), "{}"))
     calls = Calls()
     for index in range(MOST_CALLS):
         list(calls.add(index, str(index), "f", "{}"))

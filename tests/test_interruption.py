@@ -39,6 +39,7 @@ from voicepool.events import (
     ResponseRequest,
     ResponseStarted,
     ResponseText,
+    Said,
     SpeechStarted,
     SpeechStopped,
     ToolCallArguments,
@@ -110,6 +111,21 @@ async def test_speech_over_a_reply_that_is_made_but_still_plays() -> None:
         assert call.pipeline.history.messages()[-1] == Message(
             "assistant", "One two three. Four five"
         )
+
+
+async def test_whoever_refers_to_an_interrupted_reply_refers_to_what_was_heard() -> None:
+    chosen = engines(says(LONG))
+    async with Call(chosen) as call:
+        await call.hear(*TURN)
+        await call.next(ResponseDone)
+        call.clock.now += 0.45
+        await call.hear(speech(200))
+        said = Said((await call.next(Interrupted)).item_id)
+        call.pipeline.respond(ResponseRequest(messages=[said], remember=False))
+        await call.next(ResponseDone)
+        assert isinstance(chosen.llm, ScriptedModel)
+        asked = chosen.llm.requests[-1]
+        assert asked.messages == (Message("assistant", "One two three. Four five"),)
 
 
 async def test_speech_after_a_reply_has_been_played_interrupts_nothing() -> None:

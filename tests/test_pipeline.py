@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import tracemalloc
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -490,11 +491,16 @@ async def test_a_response_is_cancelled_before_it_has_said_anything() -> None:
         assert (done.response_id, done.status) == (response_id, "cancelled")
 
 
-async def test_a_reply_that_runs_out_of_tokens_is_incomplete() -> None:
-    async with Call(engines(lambda _: [TextDelta("One two"), Finished("length")])) as call:
+@pytest.mark.parametrize(
+    ("by", "reason"), [("length", "max_output_tokens"), ("content_filter", "content_filter")]
+)
+async def test_a_reply_that_is_cut_off_is_incomplete(
+    by: Literal["length", "content_filter"], reason: str
+) -> None:
+    async with Call(engines(lambda _: [TextDelta("One two"), Finished(by)])) as call:
         call.pipeline.respond(ResponseRequest())
         done = await call.next(ResponseDone)
-        assert (done.status, done.reason) == ("incomplete", "max_output_tokens")
+        assert (done.status, done.reason) == ("incomplete", reason)
         assert not call.all(MessageDone)[0].complete
         assert call.seconds_of_sound() == pytest.approx(0.2), "what there is of it is spoken"
 

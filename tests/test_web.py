@@ -13,10 +13,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from tests.certificates import Authority
 from tests.pools import DEADLINE, PoolServer
+from tests.rawhttp import upgrade
 from tests.web.browser import (
     ARGUMENTS,
     MICROPHONE,
@@ -335,6 +336,32 @@ def test_a_full_server_lets_the_caller_wait_for_a_line(guarded: PoolServer, visi
     caller.complaints.clear()
 
 
+def test_the_pool_is_drawn(server: PoolServer, visit: Visit) -> None:
+    """A dot for each worker and for whoever waits for one, of shapes of their own."""
+    wait_in_line(server)
+    with server.call(CALL_PATH), server.socket() as waiting:
+        waiting.sendall(upgrade(CALL_PATH.encode()))
+        server.until_status(lambda s: s["pool"]["waiting"] == 1, "holds a caller")
+        caller = visit(server)
+        dots = caller.page.locator("#dots .dot")
+        expect(dots).to_have_count(2)
+        shapes = dict(map(shape, dots.all()))
+        assert shapes.keys() == {"busy", "waiting"}
+    wait_in_line(server)
+    caller.page.reload()
+    expect(dots).to_have_count(1)
+    shapes |= [shape(dots)]
+    assert shapes.keys() == {"busy", "waiting", "warm"}
+    assert len(set(shapes.values())) == 3
+
+
+def shape(dot: Locator) -> tuple[str, str]:
+    """Of which kind a dot is, and its outline."""
+    outline = "style => [style.borderRadius, style.borderStyle, style.transform].join()"
+    drawn: str = dot.evaluate(f"dot => ({outline})(getComputedStyle(dot))")
+    return str(dot.get_attribute("class")).removeprefix("dot "), drawn
+
+
 def test_a_server_that_is_still_starting(
     start_pool: Start, visit: Visit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -621,8 +648,11 @@ def test_what_screen_readers_are_told(server: PoolServer, visit: Visit) -> None:
     )
     caller.page.get_by_role("button", name="Start talking").click()
     caller.state("talking")
-    expect(caller.page.get_by_role("meter", name="Microphone level")).to_be_visible()
+    meter = caller.page.get_by_role("meter", name="Microphone level")
+    expect(meter).to_be_visible()
+    expect(meter).to_have_attribute("aria-valuenow", "0")
     caller.speak("hello there computer")
+    caller.until("() => document.querySelector('#level').ariaValueNow > 30")
     caller.reads("voice")
     assert set(caller.see("early")) == {"true"}
     for entry in caller.page.locator(".entry").all():

@@ -17,6 +17,7 @@ from tests.fuzzing import FUZZING
 from tests.realtime import Wire
 from tests.test_wire_audio import FORMATS
 from voicepool import events
+from voicepool.engines.chat.bounds import LONGEST_NAME, MOST_CALLS
 from voicepool.wire.realtime import errors
 from voicepool.wire.realtime.conversation import MAX_ITEMS
 from voicepool.wire.realtime.responses import Wishes
@@ -301,7 +302,9 @@ RESPONSE_EVENTS = st.one_of(
         events.ResponseDone,
         RESPONSES,
         st.sampled_from(["completed", "cancelled", "failed", "incomplete"]),
-        st.sampled_from(["", "turn_detected", "client_cancelled", "max_output_tokens", "llm"]),
+        st.sampled_from(
+            ["", "turn_detected", "client_cancelled", "max_output_tokens", "content_filter", "llm"]
+        ),
         TEXT,
         st.integers(0, 100),
         st.integers(0, 100),
@@ -420,7 +423,14 @@ def test_no_text_of_a_model_makes_a_message_too_large(character: str) -> None:
         events.ToolCallStarted("resp_1", "c", 2, None, "call_1", "f"),
         events.ToolCallArguments("resp_1", "c", text),
         events.ToolCallDone("resp_1", "c", 2, "call_1", "f", text),
-        events.ResponseDone("resp_1", "completed"),
     )
+    name = character * LONGEST_NAME
+    for index in range(3, 2 + MOST_CALLS):
+        call_id = f"call_{index}"
+        wire.hear(
+            events.ToolCallStarted("resp_1", f"c{index}", index, None, call_id, name),
+            events.ToolCallDone("resp_1", f"c{index}", index, call_id, name, text),
+        )
+    wire.hear(events.ResponseDone("resp_1", "completed"))
     told = [each["delta"] for each in wire.sent if each["type"].endswith("transcript.delta")]
     assert "".join(told) == text * 2

@@ -131,7 +131,9 @@ def test_two_responses_at_once_keep_their_own_brackets(wire: Wire) -> None:
     assert not wire.brackets.open
 
 
-def test_truncation_works_after_the_response_and_a_reference_has_what_was_heard(wire: Wire) -> None:
+def test_truncation_works_after_the_response_and_a_reference_asks_what_was_heard(
+    wire: Wire,
+) -> None:
     spoken_reply(wire, "Hello there, caller.")
     wire.say(
         "conversation.item.truncate", item_id="item_a", content_index=0, audio_end_ms=99_999_999_9
@@ -142,7 +144,7 @@ def test_truncation_works_after_the_response_and_a_reference_has_what_was_heard(
     wire.say("response.create", response={"input": [{"type": "item_reference", "id": "item_a"}]})
     asked = wire.actions[-1]
     assert isinstance(asked, Respond)
-    assert asked.request.messages == [Message("assistant", "what was heard")]
+    assert asked.request.messages == [events.Said("item_a")]
 
 
 def test_a_truncation_before_the_end_of_its_reply_is_not_forgotten(wire: Wire) -> None:
@@ -162,7 +164,7 @@ def test_a_truncation_before_the_end_of_its_reply_is_not_forgotten(wire: Wire) -
     wire.say("response.create", response={"input": [{"type": "item_reference", "id": "item_a"}]})
     asked = wire.actions[-1]
     assert isinstance(asked, Respond)
-    assert asked.request.messages == [Message("assistant", "what was heard")]
+    assert asked.request.messages == [events.Said("item_a")]
 
 
 def test_an_item_can_be_deleted_while_it_is_being_made(wire: Wire) -> None:

@@ -267,7 +267,8 @@ class ResponseDone:
     response_id: str
     status: Status
     reason: str = ""
-    """A CancelReason, "max_output_tokens", or the failed stage ("stt", "llm", "tts")."""
+    """A CancelReason, "max_output_tokens", "content_filter" (the model's server does not let it say
+    the rest), or the failed stage ("stt", "llm", "tts")."""
     message: str = ""
     """For the caller, where it failed; says nothing of the inside."""
     input_tokens: int = 0

@@ -74,7 +74,7 @@ class MessageEnd:
     """The message has all its text and sound; tool calls or another message may follow."""
 
     complete: bool = True
-    """False: the model ran out of tokens in it."""
+    """False: the model was cut off in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class Generation:
                     case Finished():
                         finished = delta
                         break
-        await self._end_message(complete=finished.reason != "length")
+        await self._end_message(complete=not finished.cut_off)
         return finished
 
     async def _deltas(self) -> AsyncGenerator[ChatDelta, None]:

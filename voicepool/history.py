@@ -80,6 +80,10 @@ class History:
             if entry.item_id == item_id and not entry.pending
         ]
 
+    def pending(self, item_id: str) -> bool:
+        """Whether the message of an entry is not known (yet)."""
+        return any(entry.item_id == item_id and entry.pending for entry in self._entries)
+
     def append(self, entry: Entry) -> str | None:
         """Put an entry last; returns the id before it. Raises DuplicateItem."""
         return self.insert(entry, after=None)

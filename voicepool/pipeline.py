@@ -377,7 +377,8 @@ class SpeechPipelineManager:
         given = request.messages
         items = None
         if given is not None:
-            items = [message.item_id for message in given if isinstance(message, Said)]
+            named = [message.item_id for message in given if isinstance(message, Said)]
+            items = [item_id for item_id in named if self.history.pending(item_id)]
         if items != []:
             await self._transcriber.last_transcribed(response.stopwatch, items)
             await self._clips.settled()

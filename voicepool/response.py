@@ -227,10 +227,13 @@ class Response:
                 await self.channel.outbox.ready()
             case Finished(reason):
                 self._usage = part
-                if reason == "length":
-                    self.close("incomplete", reason="max_output_tokens")
-                else:
-                    self.close("completed")
+                match reason:
+                    case "length":
+                        self.close("incomplete", reason="max_output_tokens")
+                    case "content_filter":
+                        self.close("incomplete", reason=reason)
+                    case _:
+                        self.close("completed")
             case Failed(stage, message_for_caller):
                 self.close("failed", reason=stage, message=message_for_caller)
 

@@ -248,9 +248,14 @@ class ToolCallDelta:
 class Finished:
     """The last item of a generation that was not cancelled."""
 
-    reason: Literal["stop", "length", "tool_calls"] = "stop"
+    reason: Literal["stop", "length", "content_filter", "tool_calls"] = "stop"
     input_tokens: int = 0
     output_tokens: int = 0
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the model was stopped in the middle of what it would have said."""
+        return self.reason in ("length", "content_filter")
 
 
 ChatDelta = TextDelta | ToolCallDelta | ToolCall | Finished

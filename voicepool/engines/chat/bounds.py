@@ -13,12 +13,22 @@ LONGEST_LINE: Final = 1 << 20
 """Bytes of one event of a stream; one with a whole tool call in it has thousands."""
 LONGEST_ANSWER: Final = 64 << 20
 """Bytes of one answer, which are some 200,000 tokens."""
+MOST_CALLS: Final = 64
+"""Of tools, in one reply."""
+LONGEST_NAME: Final = 256
+"""Characters of a tool's name. What clients hear at a response's end has all calls in it."""
 PLAIN: Final = {"Accept-Encoding": "identity"}
 """The header to ask with: a few bytes could be unpacked to gigabytes."""
 
 
 class TooMuch(ValueError):
     """A server sends what has no end."""
+
+
+def check_call(number: int, name: str) -> None:
+    """Of a reply's tool call, counted from 1. Raises TooMuch."""
+    if number > MOST_CALLS or len(name) > LONGEST_NAME:
+        raise TooMuch("tool calls without an end")
 
 
 class Bounds:

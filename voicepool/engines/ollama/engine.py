@@ -29,7 +29,7 @@ from voicepool.engines.base import (
     TextDelta,
     ToolCallDelta,
 )
-from voicepool.engines.chat.bounds import PLAIN, bounding
+from voicepool.engines.chat.bounds import PLAIN, bounding, check_call
 from voicepool.engines.chat.connecting import (
     GLANCE,
     KEPT_ALIVE,
@@ -192,7 +192,7 @@ class OllamaModel:
         sent = fitted(messages, request.tools, self._context, request.max_tokens, self._estimate)
         stream = await self._ask(request, sent)
         thoughts, halves = ThoughtFilter(), Halves()
-        called = False
+        called = 0
         async with aclosing(stream):
             async for part in stream:
                 if part.message.content or part.message.thinking:
@@ -201,7 +201,8 @@ class OllamaModel:
                 for call in part.message.tool_calls or ():
                     if rest := thoughts.feed(halves.flush()) + thoughts.flush():
                         yield TextDelta(rest)
-                    called = True
+                    called += 1
+                    check_call(called, call.function.name)
                     whole = wire.new_call(call.function.name, call.function.arguments)
                     yield ToolCallDelta(whole.call_id, whole.name, whole.arguments)
                     yield whole
@@ -209,7 +210,7 @@ class OllamaModel:
                     await _drain(stream)
                     if rest := thoughts.feed(halves.flush()) + thoughts.flush():
                         yield TextDelta(rest)
-                    yield self._finished(part, [*sent, *request.tools], called=called)
+                    yield self._finished(part, [*sent, *request.tools], called=called > 0)
                     return
         raise ServerFailed(f"Ollama at {self._options.host} ended a reply too early", again=True)
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from voicepool.engines.base import ToolCall, ToolCallDelta
+from voicepool.engines.chat.bounds import check_call
 from voicepool.engines.chat.halves import Halves, whole
 
-MOST_CALLS = 64
 MOST_ARGUMENTS = 1_000_000
 """Characters."""
 
@@ -57,7 +57,8 @@ class Calls:
             raise ValueError("a tool call without a name")
         piece = current.halves.feed(arguments or "")
         current.arguments += piece
-        if self.count > MOST_CALLS or len(current.arguments) > MOST_ARGUMENTS:
+        check_call(self.count, current.name)
+        if len(current.arguments) > MOST_ARGUMENTS:
             raise ValueError("tool calls without an end")
         yield ToolCallDelta(current.call_id, current.name, piece)
 

@@ -58,9 +58,10 @@ class Reply:
         """What is left when the stream is over."""
         yield from self._rest_of_text()
         reason = wire.reason(self._ended, called=self._calls.count > 0)
-        if reason != "length":  # else the last call's arguments break off, and nobody can make it
+        finished = Finished(reason, self.input_tokens, self._output_tokens)
+        if not finished.cut_off:  # else the last call's arguments break off: nobody can make it
             yield from self._calls.finish()
-        yield Finished(reason, self.input_tokens, self._output_tokens)
+        yield finished
 
     def _rest_of_text(self) -> Iterator[TextDelta]:
         if rest := self._thoughts.feed(self._halves.flush()) + self._thoughts.flush():

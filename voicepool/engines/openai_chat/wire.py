@@ -80,11 +80,15 @@ def _tool(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": {**function, "parameters": parameters}}
 
 
-def reason(given: str | None, *, called: bool) -> Literal["stop", "length", "tool_calls"]:
+def reason(
+    given: str | None, *, called: bool
+) -> Literal["stop", "length", "content_filter", "tool_calls"]:
     """Why a generation ended; `called`: it called tools, whatever the server names it, unless it
-    ran out of tokens."""
+    ran out of tokens or a filter of the server's stopped it."""
     if given == "length":
         return "length"
+    if given == "content_filter":
+        return "content_filter"
     return "tool_calls" if called else "stop"
 
 

@@ -15,7 +15,7 @@ from voicepool.wire.realtime.audio import EncodedClip, Format
 from voicepool.wire.realtime.client import ItemParam, ResponseParam
 from voicepool.wire.realtime.conversation import Conversation
 from voicepool.wire.realtime.errors import invalid_value, too_large
-from voicepool.wire.realtime.items import MAX_DEPTH, depth, is_heard, read_item
+from voicepool.wire.realtime.items import MAX_DEPTH, depth, is_heard, is_spoken, read_item
 from voicepool.wire.realtime.patch import AudioOutput, FunctionTool, McpTool
 from voicepool.wire.realtime.responses import Wishes
 
@@ -51,7 +51,7 @@ class RequestReader:
             raise invalid_value(
                 f"At most {MAX_CLIPS} items may have audio to transcribe.", "response.input"
             )
-        _check_words(param, messages or ())
+        self._check_words(param, messages or ())
         spoken = (param.audio and param.audio.output) or AudioOutput()
         request = ResponseRequest(
             instructions=param.instructions,
@@ -78,9 +78,22 @@ class RequestReader:
         entry = self._conversation.get(param.id or "")
         if entry is None:
             raise invalid_value("The item that is referred to does not exist.", "response.input")
-        if is_heard(entry.item) and not entry.message.content:
+        awaited = is_heard(entry.item) and not entry.message.content
+        # How much of a reply was heard, nobody knows better than the history.
+        if awaited or is_spoken(entry.item):
             return Said(entry.item["id"]), ""
         return entry.message, ""
+
+    def _check_words(self, param: ResponseParam, messages: Iterable[Message | Said]) -> None:
+        words = len(param.instructions or "") + len(msgspec.json.encode(param.tools))
+        for message in messages:
+            if isinstance(message, Said):
+                entry = self._conversation.get(message.item_id)
+                words += len(entry.message.content) if entry else 0
+            else:
+                words += len(message.content) + sum(len(c.arguments) for c in message.tool_calls)
+        if words > MAX_WORDS:
+            raise too_large(f"A response is asked with at most {MAX_WORDS} characters.", "response")
 
 
 def _tools(given: Sequence[FunctionTool | McpTool]) -> tuple[Tool, ...]:
@@ -88,15 +101,6 @@ def _tools(given: Sequence[FunctionTool | McpTool]) -> tuple[Tool, ...]:
     if depth(plain) > MAX_DEPTH:
         raise invalid_value(f"The tools are nested more than {MAX_DEPTH} deep.", "response.tools")
     return config.tools(plain)
-
-
-def _check_words(param: ResponseParam, messages: Iterable[Message | Said]) -> None:
-    words = len(param.instructions or "") + len(msgspec.json.encode(param.tools))
-    for message in messages:
-        if isinstance(message, Message):
-            words += len(message.content) + sum(len(call.arguments) for call in message.tool_calls)
-    if words > MAX_WORDS:
-        raise too_large(f"A response is asked with at most {MAX_WORDS} characters.", "response")
 
 
 def _speak(param: ResponseParam) -> bool | None:
