@@ -10,6 +10,7 @@ from voicepool.pool import (
     Assign,
     BudgetChanged,
     ConnectionArrived,
+    Heartbeat,
     Kill,
     ProcessExited,
     Reason,
@@ -177,6 +178,21 @@ def test_a_reload_stops_those_that_are_coming_and_leaves_calls_alone() -> None:
     assert driver.state(1) is W.SERVING
     assert driver.send(ProcessExited(2)) == [Spawn(3, HOST)]
     assert driver.pool.snapshot().failures == 0
+
+
+@pytest.mark.parametrize(("before", "after"), [(100.0, 6.0), (6.0, 100.0)])
+def test_who_was_forked_before_a_reload_may_be_silent_as_long_as_before_or_longer(
+    before: float, after: float
+) -> None:
+    driver = Driver(settings(1, heartbeat_timeout=before, settle=1_000.0))
+    driver.warm()
+    driver.call(1)
+    driver.send(ReloadRequested(settings(1, heartbeat_timeout=after, settle=1_000.0)))
+    driver.send(Heartbeat(1, SMALL.host))
+    assert driver.pool.next_deadline == driver.now + 100.0
+    driver.send(ProcessExited(1))
+    driver.warm()
+    assert driver.pool.next_deadline == driver.now + after
 
 
 def test_fewer_workers_after_a_reload_means_fewer_idle() -> None:

@@ -21,6 +21,8 @@ class Worker:
     device: str
     born: float
     since: float
+    silence: float
+    """The heartbeat_timeout that it was spawned with: it beats by the settings of that time."""
     state: WorkerState = WorkerState.STARTING
     connection: int | None = None
     """The connection that it has or had; never a second one."""
