@@ -181,6 +181,21 @@ def test_a_reload_stops_those_that_are_coming_and_leaves_calls_alone() -> None:
     assert driver.pool.snapshot().failures == 0
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_the_last_idle_worker_goes_first_in_a_reload_only_if_a_caller_would_be_held(
+    held: bool,
+) -> None:
+    driver = Driver(settings(2, queue_timeout=60.0 if held else 8.0))
+    for worker in (1, 2):
+        driver.send(WorkerHello(worker), after=10.0)
+        driver.ready(worker)
+    driver.call(1)
+    assert driver.send(ReloadRequested()) == ([Stop(2, Reason.RELOAD)] if held else [])
+    if not held:
+        assert driver.send(ProcessExited(1)) == [Spawn(3, HOST)]
+        assert driver.ready(3) == [Stop(2, Reason.RELOAD)]
+
+
 def test_a_reload_leaves_those_alone_who_warm_up_for_callers_that_wait() -> None:
     driver = Driver(settings(3, warmups=3))
     driver.warm()

@@ -197,18 +197,26 @@ class Staffing:
 
         One at a time: the next goes when nobody is leaving or coming any more, so that its
         successor is ready. After a reload none goes if its successor would not fit even without
-        all of them. For its age none goes if it is the last that is idle, for that alone no
-        caller shall wait, or if its successor would not fit in its place.
+        all of them, and the last that is idle stays until a call has ended where nobody may wait
+        for as long as its successor takes. For its age none goes if it is the last that is idle,
+        for that alone no caller shall wait, or if its successor would not fit in its place.
         """
         superseded = self._roster.superseded
         if not superseded or self._roster.coming or self._roster.leaving or not self._may_spawn:
             return
         worker = next(iter(superseded.values()))
-        if not worker.stale and self._roster.idle == 1:
+        if self._roster.idle == 1 and not (worker.stale and self._may_be_awaited):
             return
         gone = superseded if worker.stale else (worker.number,)
         if self._ledger.place(without=gone) is not None:
             self._state.stop(worker, worker.superseded or Reason.SURPLUS)
+
+    @property
+    def _may_be_awaited(self) -> bool:
+        """Whether a caller would be served although the last idle worker has to be replaced first.
+        Where no call will end and make room there is no better moment to come."""
+        held = self.refill_time < self._state.settings.queue_timeout
+        return held or not self._roster.callers
 
 
 _LIMITS: Final = {
