@@ -84,6 +84,15 @@ def test_help_of_start_has_every_setting_but_secrets(capsys: pytest.CaptureFixtu
     assert "--admin-keys" not in out
 
 
+@pytest.mark.parametrize("command", [("talk",), ("status",), ("bench", "call")])
+def test_help_of_callers_says_how_a_key_stays_private(
+    capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    assert run(*command, "--help") == ExitCode.OK
+    out = " ".join(capsys.readouterr().out.split())
+    assert "VOICEPOOL_API_KEY is more private" in out
+
+
 # --- mistakes --------------------------------------------------------------------------------
 
 

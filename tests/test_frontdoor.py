@@ -7,7 +7,9 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +72,13 @@ async def test_names_and_addresses_that_are_none() -> None:
 async def test_port_in_use() -> None:
     with listen("127.0.0.1", 0) as listener, pytest.raises(OSError, match="in use"):
         listen("127.0.0.1", listener.getsockname()[1])
+
+
+def test_a_burst_of_callers_fits_into_the_accept_queue() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        told = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    (room,) = struct.unpack_from("I", told, 28)  # tcpi_sacked, which is that of a listener
+    assert room == min(4096, int(Path("/proc/sys/net/core/somaxconn").read_text()))
 
 
 # --- heads -----------------------------------------------------------------------------------

@@ -52,9 +52,10 @@ class Watched:
         self._channel.send(message)
         await self._heard.wait()
 
-    async def says_and_ends(self, message: ipc.FromWorker) -> None:
-        """It is heard when there is no process any more."""
-        self._channel.send(message)
+    async def says_and_ends(self, *messages: ipc.FromWorker) -> None:
+        """They are heard when there is no process any more."""
+        for message in messages:
+            self._channel.send(message)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -69,8 +70,8 @@ def test_the_last_words_of_a_worker_are_believed_after_its_end(tmp_path: Path) -
         async with asyncio.timeout(20):
             worker = Watched(tmp_path)
             await worker.says(ipc.Ready(MIB))
-            await worker.says_and_ends(ipc.Ended(2 * MIB, "completed"))
-            assert worker.believed == [MIB, 2 * MIB]
+            await worker.says_and_ends(ipc.Beat(MIB), ipc.Ended(2 * MIB, "completed"))
+            assert worker.believed == [MIB, MIB, 2 * MIB]
 
     asyncio.run(play())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -229,6 +230,57 @@ def test_caller_is_never_given_on_after_the_acknowledgement(start_pool: Start) -
     assert (totals["accepted"], totals["lost"], totals["retried"]) == (1, 1, 0)
 
 
+def _offered_in_vain(server: PoolServer) -> tuple[int, socket.socket]:
+    """A caller whose worker is stopped before it has looked: that worker, and the caller."""
+    (worker,) = server.workers("idle")
+    os.kill(worker["pid"], signal.SIGSTOP)
+    client = server.socket()
+    client.sendall(UPGRADE)
+    server.until_status(lambda s: s["pool"]["states"]["assigned"] == 1, "offered the caller")
+    return worker["pid"], client
+
+
+def test_acknowledgement_that_is_found_after_the_worker_has_died_counts(start_pool: Start) -> None:
+    server = start_pool(workers=1, ack_timeout=3600)
+    worker, client = _offered_in_vain(server)
+    with client:
+        # The supervisor sleeps while the worker takes the caller, greets him and dies.
+        os.kill(server.pid, signal.SIGSTOP)
+        os.kill(worker, signal.SIGCONT)
+        assert client.recv(4096).startswith(b"HTTP/1.1 101 ")
+        os.kill(worker, signal.SIGKILL)
+        os.kill(server.pid, signal.SIGCONT)
+        with contextlib.suppress(ConnectionResetError):
+            read_all(client)
+    totals = server.until_idle()["totals"]
+    assert (totals["accepted"], totals["lost"]) == (1, 1)
+    assert (totals["retried"], totals["gone"]) == (0, 0)
+
+
+def test_caller_of_whose_head_somebody_has_read_is_given_to_nobody_else(start_pool: Start) -> None:
+    server = start_pool(workers=1, ack_timeout=3600)
+    worker, client = _offered_in_vain(server)
+    with client:
+        with _borrowed(server.pid, client) as theirs:
+            assert theirs.recv(3) == UPGRADE[:3]
+        os.kill(worker, signal.SIGKILL)
+        with contextlib.suppress(ConnectionResetError):
+            assert read_all(client) == b""
+    totals = server.until_idle()["totals"]
+    assert (totals["accepted"], totals["retried"], totals["gone"]) == (0, 0, 1)
+
+
+def _borrowed(pid: int, client: socket.socket) -> socket.socket:
+    """The server's end of a client's connection, from a process that has it open."""
+    inode = f"socket:[{_inode_of_peer(client)}]"
+    fd = next(fd for fd in _fds(pid) if os.readlink(f"/proc/{pid}/fd/{fd}") == inode)  # noqa: PTH115
+    pidfd = os.pidfd_open(pid)
+    copy = ctypes.CDLL(None, use_errno=True).syscall(438, pidfd, int(fd), 0)  # pidfd_getfd(2)
+    os.close(pidfd)
+    assert copy >= 0, os.strerror(ctypes.get_errno())
+    return socket.socket(fileno=copy)
+
+
 # --- 5: no proxy -----------------------------------------------------------------------------
 
 
@@ -247,6 +299,14 @@ def test_supervisor_touches_no_byte_of_a_call(start_pool: Start) -> None:
             assert len(caller.recv(timeout=60)) == 1 << 19
         # 50 MiB went through the call; what is left is heartbeats and rounding.
         assert server.cpu() - before < 0.1
+
+
+def test_what_a_worker_says_is_not_held_back(start_pool: Start) -> None:
+    server = start_pool(workers=1)
+    with server.call() as caller:
+        worker = hello(caller)["pid"]
+        with _borrowed(worker, caller.socket) as theirs:
+            assert theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
 def _open_files(pid: int) -> set[str]:

@@ -20,6 +20,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.pools import DEADLINE, PoolServer, hello
+from tests.rawhttp import upgrade
 from voicepool import forker, ipc
 from voicepool.config import Settings
 from voicepool.errors import ConfigError
@@ -235,6 +236,33 @@ def test_new_code_serves_new_callers_and_old_code_its_own(
         assert zygote(server) != parent
         server.until(lambda: parent not in server.family(), "was rid of the old zygote")
     server.until_idle(1)
+
+
+def test_a_caller_who_waits_gets_the_worker_that_was_warming_up_for_him(
+    start_pool: Start, app: Callable[..., str], tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    wait = f"import os; os.path.exists({str(gate)!r}) and open({str(gate)!r}).close()"
+    server = start_pool(workers=1, queue_timeout=3600, app=app("one", load=wait))
+    with server.socket() as waiting:
+        with server.call() as caller:
+            assert caller.recv(timeout=DEADLINE) == "one"
+            os.mkfifo(gate)
+            waiting.sendall(upgrade())
+            server.until_status(lambda s: s["pool"]["waiting"] == 1, "let the caller wait")
+        server.until_status(lambda s: s["pool"]["states"]["warming"] == 1, "began a warm-up")
+        (successor,) = server.workers("warming")
+        server.reload(app=app("two", load=wait))
+        server.until_status(lambda s: s["server"]["reloads"]["count"] == 1, "reloaded")
+        gate.write_bytes(b"")  # to whoever warms up
+        answer = waiting.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 101 ")
+        (serving,) = server.workers("serving")
+        assert serving["pid"] == successor["pid"]
+        gate.unlink()
+    until_rolled(server)
+    with server.call() as caller:
+        assert caller.recv(timeout=DEADLINE) == "two"
 
 
 def test_code_whose_workers_fail_leaves_old_ones_and_can_be_mended(

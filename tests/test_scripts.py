@@ -46,6 +46,24 @@ echo "in $PWD:" "$@"
 """
 
 
+SKIPPED = """
+from tests import scraping, test_haproxy, test_prometheus, test_proxy_protocol, test_tls, test_unit
+from tests import test_watching
+
+marks = (
+    scraping.needs_promtool,
+    test_haproxy.pytestmark,
+    test_prometheus.pytestmark,
+    test_proxy_protocol.pytestmark,
+    test_tls.needs_openssl,
+    test_unit.needs_analyze,
+    test_watching.needs_promtool,
+)
+print([mark.kwargs["reason"] for mark in marks if mark.args[0]])
+"""
+"""Says what is not tested for want of a program."""
+
+
 class Checkout:
     """A copy of what the scripts need, and the stand-in."""
 
@@ -199,3 +217,17 @@ def test_test_passes_its_arguments_to_pytest_and_builds_afresh_on_demand(
         pytest,
     ]
     assert len([line for line in lines if " install " in line]) == 2
+
+
+def test_where_ci_runs_nothing_is_skipped_for_want_of_a_program(tmp_path: Path) -> None:
+    env = {**os.environ, "CI": "true", "PATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", SKIPPED],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+        cwd=ROOT,
+        env=env,
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")

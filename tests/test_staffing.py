@@ -10,6 +10,8 @@ from voicepool.pool import (
     Assign,
     BudgetChanged,
     ConnectionArrived,
+    ConnectionLost,
+    Heartbeat,
     Kill,
     ProcessExited,
     Reason,
@@ -177,6 +179,65 @@ def test_a_reload_stops_those_that_are_coming_and_leaves_calls_alone() -> None:
     assert driver.state(1) is W.SERVING
     assert driver.send(ProcessExited(2)) == [Spawn(3, HOST)]
     assert driver.pool.snapshot().failures == 0
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_the_last_idle_worker_goes_first_in_a_reload_only_if_a_caller_would_be_held(
+    held: bool,
+) -> None:
+    driver = Driver(settings(2, queue_timeout=60.0 if held else 8.0))
+    for worker in (1, 2):
+        driver.send(WorkerHello(worker), after=10.0)
+        driver.ready(worker)
+    driver.call(1)
+    assert driver.send(ReloadRequested()) == ([Stop(2, Reason.RELOAD)] if held else [])
+    if not held:
+        assert driver.send(ProcessExited(1)) == [Spawn(3, HOST)]
+        assert driver.ready(3) == [Stop(2, Reason.RELOAD)]
+
+
+def test_a_reload_leaves_those_alone_who_warm_up_for_callers_that_wait() -> None:
+    driver = Driver(settings(3, warmups=3))
+    driver.warm()
+    for connection in (1, 2, 3):
+        driver.send(ProcessExited(driver.call(connection)))
+    assert driver.of(W.STARTING) == [4, 5, 6]
+    for connection in (4, 5):
+        driver.send(ConnectionArrived(connection))
+    for worker in (5, 6):
+        driver.send(WorkerHello(worker))
+    assert driver.send(ReloadRequested()) == [Stop(4, Reason.RELOAD)]
+    assert driver.ready(5) == [Assign(5, 4)]
+    assert driver.send(ReloadRequested()) == []
+    driver.send(ConnectionLost(5))
+    assert driver.send(ReloadRequested()) == [Stop(6, Reason.RELOAD)]
+
+
+@pytest.mark.parametrize("callers", [0, 1])
+def test_a_reload_stops_those_whose_callers_have_gone_and_those_that_hang(callers: int) -> None:
+    driver = Driver(settings(1))
+    driver.send(WorkerHello(1), after=1.0)
+    driver.ready(1)
+    driver.send(ProcessExited(driver.call(1)))
+    driver.send(WorkerHello(2))
+    for connection in range(2, 2 + callers):
+        driver.send(ConnectionArrived(connection), after=100.0)
+    assert driver.send(ReloadRequested()) == [Stop(2, Reason.RELOAD)]
+
+
+@pytest.mark.parametrize(("before", "after"), [(100.0, 6.0), (6.0, 100.0)])
+def test_who_was_forked_before_a_reload_may_be_silent_as_long_as_before_or_longer(
+    before: float, after: float
+) -> None:
+    driver = Driver(settings(1, heartbeat_timeout=before, settle=1_000.0))
+    driver.warm()
+    driver.call(1)
+    driver.send(ReloadRequested(settings(1, heartbeat_timeout=after, settle=1_000.0)))
+    driver.send(Heartbeat(1, SMALL.host))
+    assert driver.pool.next_deadline == driver.now + 100.0
+    driver.send(ProcessExited(1))
+    driver.warm()
+    assert driver.pool.next_deadline == driver.now + after
 
 
 def test_fewer_workers_after_a_reload_means_fewer_idle() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.pools import DEADLINE
 from tests.systemd.machine import ROOT, openings, unavailable
+from tests.test_unit import needs_analyze
 
 REASON = unavailable()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -123,7 +124,7 @@ def test_install_makes_a_user_an_environment_settings_and_units(host: Host) -> N
     ]
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+@needs_analyze
 def test_installed_units_are_clean_with_keys_where_they_belong(host: Host) -> None:
     """As they lie there: the program is where the unit says. An upgrade keeps a public address."""
     out = host.run(

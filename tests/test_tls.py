@@ -36,6 +36,11 @@ RESET = b"\1\0\0\0\0\0\0\0"
 CLIENT_HELLO = bytes.fromhex("16030102000100")
 """The beginning of one."""
 
+needs_openssl = pytest.mark.skipif(
+    shutil.which("openssl") is None and "CI" not in os.environ,
+    reason="openssl is not installed (Debian: apt install openssl)",
+)
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
@@ -297,7 +302,7 @@ def test_head_in_many_records(start_tls: Start) -> None:
         assert client.recv(4096).startswith(b"HTTP/1.1 101 ")
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl")
+@needs_openssl
 def test_who_asks_for_other_keys_before_its_request_is_answered(start_tls: Start) -> None:
     server = start_tls(head_timeout=3600)
     host, port = server.address

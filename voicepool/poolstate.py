@@ -170,7 +170,8 @@ class PoolState:
     def spawn(self, device: str) -> None:
         self._issued += 1
         command = Spawn(self._issued, device)
-        worker = Worker(self._issued, device, born=self.now, since=self.now)
+        silence = self.settings.heartbeat_timeout
+        worker = Worker(self._issued, device, born=self.now, since=self.now, silence=silence)
         self.counts["spawned"] += 1
         self.commands.append(command)
         self.ledger.reserve(worker.number, device)
@@ -239,7 +240,11 @@ class PoolState:
 
     def arm(self, worker: Worker) -> None:
         """Give the worker's state its full time, from now."""
-        timeout: float = getattr(self.settings, DEADLINES[worker.state][0])
+        name = DEADLINES[worker.state][0]
+        timeout: float = getattr(self.settings, name)
+        if name == "heartbeat_timeout":
+            # A reload may have shortened it, and the interval, of which this one knows nothing.
+            timeout = max(timeout, worker.silence)
         self.deadlines.set((Timer.STATE, worker.number), self.now + timeout)
 
     def move_worker(self, worker: Worker, cause: Event | Command) -> None:

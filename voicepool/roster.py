@@ -21,6 +21,8 @@ class Worker:
     device: str
     born: float
     since: float
+    silence: float
+    """The heartbeat_timeout that it was spawned with: it beats by the settings of that time."""
     state: WorkerState = WorkerState.STARTING
     connection: int | None = None
     """The connection that it has or had; never a second one."""
@@ -79,14 +81,12 @@ class Roster:
         else:
             self._enter(worker)
 
-    def make_stale(self) -> list[Worker]:
-        """Mark everybody as forked before a reload; returns those who were not, oldest first."""
-        turned = [worker for worker in self if not worker.stale]
-        for worker in turned:
+    def make_stale(self) -> None:
+        """Mark everybody as forked before a reload."""
+        for worker in self:
             worker.stale = True
         self._superseded.update(self._fresh)
         self._fresh.clear()
-        return turned
 
     def make_old(self, worker: Worker) -> None:
         """Mark an idle worker as too old."""

@@ -11,12 +11,14 @@ import random
 from typing import Final
 
 from voicepool.backoff import Backoff
-from voicepool.poolspec import PoolSettings, ProcessExited, Reason, SpawnFailed
+from voicepool.poolspec import PoolSettings, ProcessExited, Reason, SpawnFailed, WorkerState
 from voicepool.poolstate import PoolState, Timer
 from voicepool.roster import COMING, Worker
 
 _REFILL_WEIGHT = 0.2
 """The weight of the newest Spawn-to-ready time in the moving average."""
+_HANGING = 3
+"""Who takes so many times as long to get ready as others, and longer than callers wait, hangs."""
 AGE_JITTER = 0.1
 """The part of worker_age by which a worker's own may be more or less: those that were started
 together are not to be replaced together."""
@@ -84,15 +86,30 @@ class Staffing:
 
     def reload(self, settings: PoolSettings) -> None:
         """Start anew with new settings and new code; what was learned of the old ones is void."""
+        needed = self._nearly_there()
         self._state.settings = settings
         self._ledger.configure(settings.budget)
         self._state.deadlines.clear((Timer.BACKOFF, 0))
         self.backoff = self._new_backoff()
         self.halted = False
         self.last_error = ""
-        for worker in self._roster.make_stale():
-            if worker.state in COMING:
+        self._roster.make_stale()
+        for worker in list(self._roster):
+            if worker.state in COMING and worker not in needed:
                 self._state.stop(worker, Reason.RELOAD)
+
+    def _nearly_there(self) -> list[Worker]:
+        """Workers for callers who wait: had these to wait for a whole warm-up more, a reload could
+        cost them their turn. Not where warm-ups fail or hang, which a reload may be to mend."""
+        if self.halted or self.backoff.failures or self._refill_time is None:
+            return []
+        longest = max(_HANGING * self._refill_time, self._state.settings.queue_timeout)
+        warming = [
+            worker
+            for worker in self._roster
+            if worker.state is WorkerState.WARMING and self._state.now - worker.born <= longest
+        ]
+        return warming[: len(self._state.waiting)]
 
     # -- the target
 
@@ -180,18 +197,26 @@ class Staffing:
 
         One at a time: the next goes when nobody is leaving or coming any more, so that its
         successor is ready. After a reload none goes if its successor would not fit even without
-        all of them. For its age none goes if it is the last that is idle, for that alone no
-        caller shall wait, or if its successor would not fit in its place.
+        all of them, and the last that is idle stays until a call has ended where nobody may wait
+        for as long as its successor takes. For its age none goes if it is the last that is idle,
+        for that alone no caller shall wait, or if its successor would not fit in its place.
         """
         superseded = self._roster.superseded
         if not superseded or self._roster.coming or self._roster.leaving or not self._may_spawn:
             return
         worker = next(iter(superseded.values()))
-        if not worker.stale and self._roster.idle == 1:
+        if self._roster.idle == 1 and not (worker.stale and self._may_be_awaited):
             return
         gone = superseded if worker.stale else (worker.number,)
         if self._ledger.place(without=gone) is not None:
             self._state.stop(worker, worker.superseded or Reason.SURPLUS)
+
+    @property
+    def _may_be_awaited(self) -> bool:
+        """Whether a caller would be served although the last idle worker has to be replaced first.
+        Where no call will end and make room there is no better moment to come."""
+        held = self.refill_time < self._state.settings.queue_timeout
+        return held or not self._roster.callers
 
 
 _LIMITS: Final = {

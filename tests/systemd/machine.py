@@ -33,12 +33,13 @@ STATEFUL = ("/tmp", "/var/tmp", "/var/lib", "/var/cache")
 
 
 def unavailable() -> str:
-    """Why there can be no such machine here, "" where there can."""
+    """Why there can be no such machine here, "" where there can. No reason is, where CI is set,
+    that a program is missing."""
     if os.geteuid() != 0:
         return "systemd as process 1 needs root"
     for program in (SYSTEMD, "unshare", "nsenter", "systemctl"):
-        if shutil.which(program) is None:
-            return f"there is no {program}"
+        if shutil.which(program) is None and "CI" not in os.environ:
+            return f"there is no {program} (Debian: apt install systemd)"
     if _cgroups() is None:
         return "there is no writable cgroup2 hierarchy"
     trial = subprocess.run(
