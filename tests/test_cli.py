@@ -421,6 +421,21 @@ def test_the_banner_says_when_fewer_workers_fit_than_were_asked_for() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("host", "here"), [("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]"), ("10.0.0.1", "10.0.0.1")]
+)
+def test_the_banner_names_a_page_that_gets_the_microphone(host: str, here: str) -> None:
+    server: Any = SimpleNamespace(
+        url=f"ws://{host}:8001",
+        settings=Settings(app="a.b:c"),
+        reception=SimpleNamespace(paths={"/v1/realtime"}, has_page=True),
+    )
+    lines = banner(server, Progress("serving", warm=2, target=2), None).splitlines()
+    assert lines[1] == f"  address   ws://{host}:8001/v1/realtime"
+    assert lines[2] == f"  page      http://{here}:8001/"
+    assert lines[-1].endswith(f" --url ws://{here}:8001")
+
+
 def test_a_link_local_address_is_printed_with_its_link() -> None:
     number, name = socket.if_nameindex()[0]
     bound: Any = SimpleNamespace(getsockname=lambda: ("fe80::1", 8000, 0, number))
