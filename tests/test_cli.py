@@ -104,11 +104,14 @@ def test_help_of_start_has_every_setting_but_secrets(capsys: pytest.CaptureFixtu
         (("talk",), "FILE.wav --mic"),
         (("talk", "no.wav"), "no.wav: cannot be read: No such file or directory"),
         (("talk", "a.wav", "--wait", "long"), "--wait: expected seconds"),
-        (("talk", "a.wav", "--url", "ftp://x"), "--url: expected an address"),
-        (("talk", "a.wav", "--url", "ws://x:99999"), "--url: expected an address"),
+        (("talk", "a.wav", "--url", "ftp://x"), "--url, or VOICEPOOL_URL: expected an address"),
+        (
+            ("talk", "a.wav", "--url", "ws://x:99999"),
+            "--url, or VOICEPOOL_URL: expected an address",
+        ),
         (("talk", "a.wav", "--out", "a.wav"), "--out: a.wav is the file to send"),
         (("talk", "a.wav", "--out", "no/a.wav"), "--out: no/a.wav cannot be written"),
-        (("status", "--url", "http://"), "--url: expected an address"),
+        (("status", "--url", "http://"), "--url, or VOICEPOOL_URL: expected an address"),
     ],
 )
 def test_a_wrong_command_line(

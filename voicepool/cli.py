@@ -339,7 +339,7 @@ def _add_startup(parser: argparse.ArgumentParser) -> None:
 
 def _add_call(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.wav", type=Path, help="what callers say; PCM")
-    _add_server(parser, "the server, or a path on it", "call")
+    _add_server(parser, "the server, or the address of a path on it", "call")
     parser.add_argument(
         "--callers", metavar="N,...", type=_counts, help="callers at once, one round each"
     )
@@ -436,7 +436,7 @@ def _add_talk(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("file", metavar="FILE.wav", nargs="?", type=Path, help="PCM, any rate")
     source.add_argument("--mic", action="store_true", help="the microphone, until Ctrl-C")
-    _add_server(parser, "the server, or a path on it", "call")
+    _add_server(parser, "the server, or the address of a path on it", "call")
     parser.add_argument(
         "--out", metavar="WAV", type=Path, help="the reply (default FILE-reply.wav)"
     )
