@@ -103,6 +103,9 @@ def test_help_of_callers_says_how_a_key_stays_private(
         (("strat",), "invalid choice: 'strat'"),
         (("start", "--wrokers", "3"), "unknown argument --wrokers; did you mean --workers?"),
         (("config", "--wrokers=3"), "did you mean --workers?"),
+        (("talk", "a.wav", "--port", "8001"), "--port; where the server is, is said by --url"),
+        (("status", "--host=10.0.0.1"), "--host=10.0.0.1; where the server is, is said by --url"),
+        (("prefetch", "--workers", "3"), "--workers; that is for voicepool start"),
         (("start", "--workers", "0"), "--workers: expected a whole number from 1 to 4096"),
         (("start", "--host", "0.0.0.0"), "--no-auth"),
         (("start", "--config", "no.toml"), "no.toml: cannot be read"),
@@ -110,11 +113,14 @@ def test_help_of_callers_says_how_a_key_stays_private(
         (("talk",), "FILE.wav --mic"),
         (("talk", "no.wav"), "no.wav: cannot be read: No such file or directory"),
         (("talk", "a.wav", "--wait", "long"), "--wait: expected seconds"),
-        (("talk", "a.wav", "--url", "ftp://x"), "--url: expected an address"),
-        (("talk", "a.wav", "--url", "ws://x:99999"), "--url: expected an address"),
+        (("talk", "a.wav", "--url", "ftp://x"), "--url, or VOICEPOOL_URL: expected an address"),
+        (
+            ("talk", "a.wav", "--url", "ws://x:99999"),
+            "--url, or VOICEPOOL_URL: expected an address",
+        ),
         (("talk", "a.wav", "--out", "a.wav"), "--out: a.wav is the file to send"),
         (("talk", "a.wav", "--out", "no/a.wav"), "--out: no/a.wav cannot be written"),
-        (("status", "--url", "http://"), "--url: expected an address"),
+        (("status", "--url", "http://"), "--url, or VOICEPOOL_URL: expected an address"),
     ],
 )
 def test_a_wrong_command_line(
@@ -425,6 +431,21 @@ def test_the_banner_says_when_fewer_workers_fit_than_were_asked_for() -> None:
         "  workers   1 of 3 warm, up to 3 calls at once",
         "  note      1 of 3 workers fit; lower --workers",
     ]
+
+
+@pytest.mark.parametrize(
+    ("host", "here"), [("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]"), ("10.0.0.1", "10.0.0.1")]
+)
+def test_the_banner_names_a_page_that_gets_the_microphone(host: str, here: str) -> None:
+    server: Any = SimpleNamespace(
+        url=f"ws://{host}:8001",
+        settings=Settings(app="a.b:c"),
+        reception=SimpleNamespace(paths={"/v1/realtime"}, has_page=True),
+    )
+    lines = banner(server, Progress("serving", warm=2, target=2), None).splitlines()
+    assert lines[1] == f"  address   ws://{host}:8001/v1/realtime"
+    assert lines[2] == f"  page      http://{here}:8001/"
+    assert lines[-1].endswith(f" --url ws://{here}:8001")
 
 
 def test_a_link_local_address_is_printed_with_its_link() -> None:

@@ -25,7 +25,7 @@ from voicepool.errors import ConfigError, EngineUnavailable
     [
         ("", [], "embedded", "no CUDA device is visible; --profile cpu"),
         ("", ["kokoro"], "embedded", r"pip install 'voicepool\[models\]', then --profile cpu"),
-        ("A10G", ["torch", "kokoro"], "embedded", "A10G, but not torch, kokoro: pip install"),
+        ("A10G", ["torch", "kokoro"], "embedded", "A10G, but not torch, kokoro: .*pip install"),
         ("A10G", [], "cuda", "A10G; --profile embedded"),
     ],
 )

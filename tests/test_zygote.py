@@ -129,7 +129,21 @@ def test_app_that_is_no_python_is_not_tried_again(
         load_app("typo:create", Settings())
 
 
-@pytest.mark.parametrize("paths", [[], "/echo", ["echo"], ["/echo", "/healthz"]])
+@pytest.mark.parametrize("member", ["preload", "load", "warm_up"])
+def test_app_that_would_never_be_loaded_is_not_hosted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, member: str
+) -> None:
+    """`serve` is async, so the others are easily made so; nothing awaits them."""
+    (tmp_path / f"async_{member}.py").write_text(
+        f"from tests.apps.echo import Echo\n\n\nclass App(Echo):\n"
+        f"    async def {member}(self, *_): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=rf"{member}\(\) must not be async"):
+        load_app(f"async_{member}:App", Settings())
+
+
+@pytest.mark.parametrize("paths", [[], "/echo", ["echo"], ["/echo", "/healthz"], ["/metrics"]])
 def test_paths_that_no_caller_could_reach(paths: Sequence[str]) -> None:
     with pytest.raises(ConfigError, match="path"):
         check_paths(paths)
@@ -137,7 +151,12 @@ def test_paths_that_no_caller_could_reach(paths: Sequence[str]) -> None:
 
 
 def test_reserved_paths_are_those_that_the_supervisor_answers() -> None:
-    assert RESERVED == (reception.HEALTHZ, reception.READYZ, reception.STATUS)
+    assert RESERVED == (
+        reception.HEALTHZ,
+        reception.READYZ,
+        reception.STATUS,
+        reception.METRICS,
+    )
 
 
 def test_preload_that_exits_is_tried_again(

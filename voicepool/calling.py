@@ -65,7 +65,9 @@ def _split(url: str) -> SplitResult:
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme) if valid else ""
     if scheme not in _SECURE:
         raise CallError(
-            f"--url: expected an address such as ws://127.0.0.1:8000, got {url!r}", ExitCode.USAGE
+            "--url, or VOICEPOOL_URL: expected an address such as ws://127.0.0.1:8000, "
+            f"got {url!r}",
+            ExitCode.USAGE,
         )
     return parts._replace(scheme=scheme, fragment="")
 

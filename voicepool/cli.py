@@ -150,14 +150,22 @@ class _Parser(argparse.ArgumentParser):
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
             command: _Parser = getattr(known, "parser", self)
-            flags = list(command._option_string_actions)
-            close = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = _hint(unknown[0].partition("=")[0], list(command._option_string_actions))
             command.error(f"unknown argument {unknown[0]}{hint}")
         return known
 
     def error(self, message: str) -> NoReturn:
         self.exit(ExitCode.USAGE, f"voicepool: {message}\nSee: {self.prog} --help\n")
+
+
+def _hint(unknown: str, flags: Sequence[str]) -> str:
+    """What may have been meant by a flag that a command with these has not."""
+    if unknown in ("--host", "--port") and "--url" in flags:
+        return "; where the server is, is said by --url, as ws://127.0.0.1:8000"
+    if any(spec.flag == unknown for spec in SPECS.values()):
+        return "; that is for voicepool start"
+    close = difflib.get_close_matches(unknown, flags, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _parser() -> _Parser:
@@ -331,7 +339,7 @@ def _add_startup(parser: argparse.ArgumentParser) -> None:
 
 def _add_call(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.wav", type=Path, help="what callers say; PCM")
-    _add_server(parser, "the server, or a path on it", "call")
+    _add_server(parser, "the server, or the address of a path on it", "call")
     parser.add_argument(
         "--callers", metavar="N,...", type=_counts, help="callers at once, one round each"
     )
@@ -428,7 +436,7 @@ def _add_talk(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("file", metavar="FILE.wav", nargs="?", type=Path, help="PCM, any rate")
     source.add_argument("--mic", action="store_true", help="the microphone, until Ctrl-C")
-    _add_server(parser, "the server, or a path on it", "call")
+    _add_server(parser, "the server, or the address of a path on it", "call")
     parser.add_argument(
         "--out", metavar="WAV", type=Path, help="the reply (default FILE-reply.wav)"
     )

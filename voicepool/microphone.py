@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from voicepool.errors import CallError, ExitCode
+from voicepool.remedies import install_extra
 from voicepool.wavfile import Pcm
 
 _MOST_PIECES = 250
@@ -21,7 +22,7 @@ def sounddevice_module() -> Any:
         import sounddevice
     except ImportError as error:
         raise CallError(
-            "--mic needs sounddevice: pip install 'voicepool[mic]'", ExitCode.USAGE
+            f"--mic needs sounddevice: {install_extra('mic')}", ExitCode.USAGE
         ) from error
     except OSError as error:  # the package is there, its library is not
         raise CallError(

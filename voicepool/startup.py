@@ -97,7 +97,7 @@ def banner(supervisor: Supervisor, progress: Progress, choice: Choice | None) ->
     path = CALL_PATH if CALL_PATH in paths else next(iter(paths), "")
     rows = {"address": supervisor.url + path}
     if supervisor.reception.has_page:
-        rows["page"] = supervisor.url.replace("ws", "http", 1) + "/"
+        rows["page"] = from_here(supervisor.url).replace("ws", "http", 1) + "/"
     if choice is None:
         rows["app"] = settings.app
     else:
@@ -108,9 +108,16 @@ def banner(supervisor: Supervisor, progress: Progress, choice: Choice | None) ->
     if progress.detail:
         rows["note"] = escape(progress.detail)
     if path == CALL_PATH:
-        rows["try"] = next_command(supervisor.url, sys.argv[0])
+        rows["try"] = next_command(from_here(supervisor.url), sys.argv[0])
     lines = (f"  {name:8}  {value}" for name, value in rows.items())
     return "\n".join(("ready", *lines))
+
+
+def from_here(url: str) -> str:
+    """The address of a server for whoever sits at its machine. One that listens on all addresses
+    is at no particular one; browsers do not take 0.0.0.0 for this machine, and give pages from
+    there no microphone."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def next_command(url: str, program: str) -> str:

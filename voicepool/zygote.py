@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import inspect
 import logging
 import os
 import select
@@ -30,7 +31,7 @@ from voicepool.ipc import FAULT, MAX_PREVIEW
 
 log = logging.getLogger("voicepool.zygote")
 
-RESERVED = ("/healthz", "/readyz", "/status")
+RESERVED = ("/healthz", "/readyz", "/status", "/metrics")
 """Paths that the supervisor answers itself."""
 BURIAL_SECONDS = 0.7
 """How long the zygote waits for workers that the kernel is killing after the supervisor's death."""
@@ -55,6 +56,11 @@ def load_app(name: str, settings: Settings) -> App:
             f"--app {name!r}: {factory_name}() made a {type(app).__name__}, which is no app: it "
             "must have paths, preload(), load(device), warm_up() and serve(websocket)"
         )
+    for member in ("preload", "load", "warm_up"):
+        if inspect.iscoroutinefunction(getattr(app, member)):  # which nobody would await
+            raise ConfigError(
+                f"--app {name!r}: {member}() must not be async: write def {member}, it may block"
+            )
     return app
 
 

@@ -14,6 +14,7 @@ from voicepool.doctor.findings import Finding, note, ok, problem, wrong
 from voicepool.errors import ConfigError
 from voicepool.gpu import NONE, Gpu, chosen, usable, visible
 from voicepool.quantities import format_size
+from voicepool.remedies import install_extra, pip_install
 
 if TYPE_CHECKING:
     from voicepool.ipc import Sight
@@ -167,7 +168,7 @@ def _libraries(cuda: Cuda, needs: Needs, *, any_gpu: bool) -> Iterator[Finding]:
 
 def _torch(torch: Torch, newest: str, *, serious: bool) -> Finding:
     if not torch.version:
-        return wrong("torch is not installed", "pip install 'voicepool[models]'", serious=serious)
+        return wrong("torch is not installed", install_extra("models"), serious=serious)
     build = f"the build for CUDA {newest} or older" if newest else "a build for your CUDA version"
     if not torch.cuda:
         return wrong(
@@ -193,7 +194,7 @@ def _torch(torch: Torch, newest: str, *, serious: bool) -> Finding:
 
 def _ctranslate2(found: CTranslate2, *, any_gpu: bool, serious: bool) -> Iterator[Finding]:
     if not found.version:
-        remedy = "pip install 'voicepool[models]'"
+        remedy = install_extra("models")
         yield wrong("ctranslate2 is not installed", remedy, serious=serious)
         return
     name = f"ctranslate2 {found.version}"
@@ -231,7 +232,7 @@ def library_remedy(missing: Sequence[Library]) -> str:
     path = f"export LD_LIBRARY_PATH={':'.join(folders)}:$LD_LIBRARY_PATH"
     if not packages:
         return path
-    return f"pip install {' '.join(packages)} && {path}"
+    return f"{pip_install(' '.join(packages))} && {path}"
 
 
 def _for_version(package: str, library: str) -> str:

@@ -24,6 +24,7 @@ import numpy as np
 from voicepool.engines import options as engine_options
 from voicepool.engines.base import Samples, SpeechChunk, WordTime
 from voicepool.errors import EngineError, EngineUnavailable
+from voicepool.remedies import pip_install
 
 VOICES = (
     "en-us",
@@ -112,7 +113,7 @@ class _Library:
         except OSError as error:
             raise EngineUnavailable(
                 f"espeak-ng cannot be loaded ({error}); install it anew with: "
-                "pip install --force-reinstall espeakng-loader"
+                f"{pip_install('--force-reinstall espeakng-loader')}"
             ) from error
         _declare(lib)
         self.rate = lib.espeak_Initialize(
@@ -122,7 +123,7 @@ class _Library:
         if self.rate <= 0:
             raise EngineUnavailable(
                 "espeak-ng found no usable data; install it anew with: "
-                "pip install --force-reinstall espeakng-loader"
+                f"{pip_install('--force-reinstall espeakng-loader')}"
             )
         self._lib = lib
         self._lock = threading.Lock()

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from voicepool.errors import ConfigError, EngineUnavailable
+from voicepool.remedies import install_extra
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -48,8 +49,7 @@ def require(module: str, package: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: its shared library does not load
         raise EngineUnavailable(
-            f"{package} cannot be imported ({error}); install it with: "
-            f"pip install 'voicepool[{extra}]'"
+            f"{package} cannot be imported ({error}); install it with: {install_extra(extra)}"
         ) from error
 
 
@@ -57,5 +57,5 @@ def require_installed(module: str, package: str, extra: str) -> None:
     """The same without an import, for libraries whose import takes seconds."""
     if importlib.util.find_spec(module) is None:
         raise EngineUnavailable(
-            f"{package} is not installed; install it with: pip install 'voicepool[{extra}]'"
+            f"{package} is not installed; install it with: {install_extra(extra)}"
         )

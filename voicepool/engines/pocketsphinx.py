@@ -29,6 +29,7 @@ from voicepool.engines.base import INPUT_RATE, Samples, Transcript
 from voicepool.engines.phrasebook import book
 from voicepool.engines.plausibility import Evidence, Segment
 from voicepool.errors import ConfigError, EngineError, EngineUnavailable
+from voicepool.remedies import pip_install
 
 LONGEST_UTTERANCE = 20.0
 """Seconds. No phrase is near it; what is longer is not kept."""
@@ -314,7 +315,7 @@ class _Acoustics:
         except (RuntimeError, ValueError) as error:
             raise EngineUnavailable(
                 f"pocketsphinx cannot load its en-us model ({error}); install it anew with: "
-                "pip install --force-reinstall pocketsphinx"
+                f"{pip_install('--force-reinstall pocketsphinx')}"
             ) from error
 
 

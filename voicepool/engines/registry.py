@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from voicepool.config import STAGES
 from voicepool.engines.options import nearest
 from voicepool.errors import ConfigError
+from voicepool.remedies import install_extra
 
 if TYPE_CHECKING:
     from voicepool.engines.base import Engines
@@ -143,12 +144,12 @@ def _auto(gpu: str) -> tuple[str, str]:
     if gpu:
         return "embedded", (
             f"there is a GPU, {gpu}, but not {', '.join(missing)}: "
-            "pip install 'voicepool[models]', then --profile cuda"
+            f"{install_extra('models')}, then --profile cuda"
         )
     if missing:
         return "embedded", (
             "no CUDA device is visible; for language models on the CPU: "
-            "pip install 'voicepool[models]', then --profile cpu"
+            f"{install_extra('models')}, then --profile cpu"
         )
     return "embedded", "no CUDA device is visible; --profile cpu runs language models without one"
 

@@ -164,7 +164,7 @@ class KokoroSynthesizer:
             return ()
         return (
             "kokoro pronounces English by espeak's rules; its own lexicon sounds more natural: "
-            f"{g2p.INSTALL_TAGGER}",
+            f"{g2p.install_tagger()}",
         )
 
     # -- the caller

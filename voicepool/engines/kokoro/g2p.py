@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal, Protocol
 
+from voicepool import remedies
 from voicepool.engines.kokoro.align import share_out
 from voicepool.engines.kokoro.languages import Language
 from voicepool.engines.kokoro.library import library, quiet
@@ -28,7 +29,6 @@ log = logging.getLogger("voicepool.engines.kokoro")
 
 Kind = Literal["espeak", "misaki"]
 TAGGER = "en_core_web_sm"
-INSTALL_TAGGER = f"python -m spacy download {TAGGER}"
 
 _MOST_PHONEMES = 500
 """Of one "word": the model takes 510 at once."""
@@ -84,8 +84,13 @@ def check(language: Language, kind: Literal["auto"] | Kind) -> None:
     if kind == "misaki" and not has_tagger():
         raise EngineUnavailable(
             f'[tts] engine kokoro: g2p = "misaki" needs spaCy\'s {TAGGER}; '
-            f"install it with: {INSTALL_TAGGER}"
+            f"install it with: {install_tagger()}"
         )
+
+
+def install_tagger() -> str:
+    """The command."""
+    return f"{remedies.python()} -m spacy download {TAGGER}"
 
 
 def build(language: Language, kind: Literal["auto"] | Kind) -> Pronouncer:
@@ -233,7 +238,7 @@ class LexiconPronouncer:
         except (Exception, SystemExit) as error:  # it exits where it cannot download the tagger
             raise EngineUnavailable(
                 f"spaCy's {TAGGER} cannot be loaded ({type(error).__name__}: {error}); install it "
-                f'anew with: {INSTALL_TAGGER}; or set g2p = "espeak" in [tts]'
+                f'anew with: {install_tagger()}; or set g2p = "espeak" in [tts]'
             ) from error
 
     def pronounce(self, text: str) -> list[Word]:
