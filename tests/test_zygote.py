@@ -111,6 +111,7 @@ def test_configuration_error_in_preload_ends_the_start(start_pool: Start) -> Non
         ("tests.apps.echo:nothing", "no callable 'nothing'"),
         ("tests.apps.echo:json.dumps", "no callable"),
         ("builtins:dict", "no app"),
+        ("json:loads", "loads() is called without arguments: missing a required argument: 's'"),
         ("echo", "package.module:factory"),
     ],
 )

@@ -40,19 +40,26 @@ another address."""
 
 
 def call_url(url: str) -> str:
-    """`url` as a WebSocket address; without a path it gets that of the Realtime protocol.
+    """`url` as a WebSocket address; one that ends with its host, or with "/", where a proxy has
+    the server below a path, is completed to that of the Realtime protocol.
 
     Raises CallError (USAGE).
     """
     parts = _split(url)
-    path = parts.path if parts.path not in ("", "/") else CALL_PATH
-    return parts._replace(path=path).geturl()
+    if parts.path and not parts.path.endswith("/"):
+        return parts.geturl()
+    return parts._replace(path=parts.path.removesuffix("/") + CALL_PATH).geturl()
 
 
 def http_url(url: str, path: str) -> str:
-    """The HTTP address of `path` on the server that `url` names. Raises CallError (USAGE)."""
+    """The HTTP address of `path` on the server that `url`, as for `call_url`, names.
+
+    Raises CallError (USAGE).
+    """
     parts = _split(url)
-    return parts._replace(scheme=_SECURE[parts.scheme], path=path, query="").geturl()
+    called = urlsplit(call_url(url)).path
+    below = called.removesuffix(CALL_PATH) if called.endswith(CALL_PATH) else ""
+    return parts._replace(scheme=_SECURE[parts.scheme], path=below + path, query="").geturl()
 
 
 def _split(url: str) -> SplitResult:
@@ -168,7 +175,9 @@ def no_server(url: str, error: OSError) -> CallError:
     resolver = isinstance(error, socket.gaierror)
     why = os.strerror(error.errno) if error.errno and not resolver else str(error.strerror or error)
     return CallError(
-        f"no server at {url} ({escape(why)}); start one with: voicepool start", ExitCode.UNREACHABLE
+        f"no server at {url} ({escape(why)}); start one with: voicepool start; "
+        "or say by --url, or VOICEPOOL_URL, where it is",
+        ExitCode.UNREACHABLE,
     )
 
 

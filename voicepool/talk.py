@@ -313,7 +313,7 @@ def _broken_off(websocket: ClientConnection) -> CallError:
     code = websocket.close_code or 1006
     meaning = {
         1000: "the server hung up before it had answered",
-        1001: "the server is shutting down, or the call reached a time limit",
+        1001: "the server ended the call" if websocket.close_reason else "the server shuts down",
         1006: "the connection broke: the worker died, or the network did",
         1009: "the server found a message too large",
         1011: "the server met a fault of its own",

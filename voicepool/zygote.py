@@ -7,6 +7,7 @@ When the supervisor is gone it buries the workers, removes the runtime directory
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import inspect
@@ -49,8 +50,7 @@ def load_app(name: str, settings: Settings) -> App:
     module_name, _, factory_name = name.partition(":")
     if not module_name or not factory_name:
         raise ConfigError(f"--app {name!r}: write it as package.module:factory")
-    factory = _find_factory(name, module_name, factory_name)
-    app = factory()
+    app = _find_factory(name, module_name, factory_name)()
     if not isinstance(app, App):
         raise ConfigError(
             f"--app {name!r}: {factory_name}() made a {type(app).__name__}, which is no app: it "
@@ -93,6 +93,13 @@ def _find_factory(name: str, module_name: str, factory_name: str) -> Callable[[]
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise ConfigError(f"--app {name!r}: {module_name} has no callable {factory_name!r}")
+    with contextlib.suppress(ValueError):  # some callables that are not Python's have no signature
+        try:
+            inspect.signature(factory).bind()
+        except TypeError as error:
+            raise ConfigError(
+                f"--app {name!r}: {factory_name}() is called without arguments: {error}"
+            ) from error
     return factory  # type: ignore[no-any-return]
 
 
