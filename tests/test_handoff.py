@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -277,6 +278,8 @@ def _borrowed(pid: int, client: socket.socket) -> socket.socket:
     pidfd = os.pidfd_open(pid)
     copy = ctypes.CDLL(None, use_errno=True).syscall(438, pidfd, int(fd), 0)  # pidfd_getfd(2)
     os.close(pidfd)
+    if copy < 0 and ctypes.get_errno() == errno.EPERM:
+        pytest.skip("this machine does not let processes look into each other")
     assert copy >= 0, os.strerror(ctypes.get_errno())
     return socket.socket(fileno=copy)
 

@@ -257,7 +257,7 @@ def test_a_caller_who_waits_gets_the_worker_that_was_warming_up_for_him(
         gate.write_bytes(b"")  # to whoever warms up
         answer = waiting.recv(65536)
         assert answer.startswith(b"HTTP/1.1 101 ")
-        (serving,) = server.workers("serving")
+        (serving,) = server.until(lambda: server.workers("serving"), "served")
         assert serving["pid"] == successor["pid"]
         gate.unlink()
     until_rolled(server)
