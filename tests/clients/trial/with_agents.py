@@ -76,6 +76,7 @@ class Conversation:
             "history", lambda items: said(items, "user")[-1:] == [caller.SAYINGS["stop"]]
         )
         (left,) = [item.content[0].transcript for item in history if item.item_id == story]
+        assert 0 < len(left) < 100, left
         return f"left of the story: {left!r}"
 
     async def clean(self) -> str:

@@ -103,6 +103,10 @@ class Conversation:
         self._notes.add(task)
         task.add_done_callback(self._notes.discard)
 
+    def on_server_event(self, event: dict[str, Any]) -> None:
+        if event["type"] == "conversation.item.truncated":
+            self.note("truncated", event)
+
     async def reply(self, text: str = "") -> str:
         """The text of the next reply that holds `text`."""
         item = await self.journal.until(
@@ -147,6 +151,9 @@ class Conversation:
         await asyncio.sleep(2.0)  # a story is listened to before it is interrupted
         self.microphone.say("stop")
         await self.journal.until("item", lambda item: item.interrupted)
+        # LiveKit's own history keeps what it likes; what the model knows is the server's.
+        told = await self.journal.until("truncated")
+        assert 0 < told["audio_end_ms"] < 1000 * (self.loudspeaker.stopped_at + 1.0), told
         await self.journal.until(
             "heard", lambda event: event.is_final and event.transcript == caller.SAYINGS["stop"]
         )
@@ -182,6 +189,7 @@ async def main() -> None:
         session.output.audio = talk.loudspeaker
         operator = Operator(history)
         await session.start(operator)
+        operator.realtime_llm_session.on("openai_server_event_received", talk.on_server_event)
         operator.realtime_llm_session.on(
             "session_reconnected", lambda event: talk.note("reconnected", event)
         )
