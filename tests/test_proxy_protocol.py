@@ -214,7 +214,8 @@ def test_a_worker_that_dies_before_it_takes_the_call_costs_nobody_anything(proxi
         os.kill(server.pid, signal.SIGCONT)
         assert probe.result(60).status == 200
         assert caller.recv(65536).startswith(b"HTTP/1.1 101 ")
-        totals = server.status()["totals"]
+        status = server.until_status(lambda s: s["totals"]["accepted"], "heard that he is served")
+        totals = status["totals"]
         assert (totals["accepted"], totals["retried"], totals["lost"]) == (1, 1, 0)
     server.until_idle()
 
