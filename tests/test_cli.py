@@ -481,8 +481,9 @@ def test_an_address_that_is_not_ours() -> None:
     )
 
 
-def test_an_address_that_needs_its_link() -> None:
-    complaint = refused("--host", "fe80::1", "--no-auth")
+@pytest.mark.parametrize("host", ["fe80::1", "[fe80::1]"])
+def test_an_address_that_needs_its_link(host: str) -> None:
+    complaint = refused("--host", host, "--no-auth")
     assert complaint == (
         "voicepool: [fe80::1]:0 is an address within one link only: "
         "say which, as --host fe80::1%eth0\n"

@@ -1,4 +1,4 @@
-"""Addresses of callers: read, found in networks, and counted by. Pure."""
+"""Addresses: read and written, found in networks, and counted by. Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 MAX_TEXT: Final = 64
 """Characters; no address takes as many, with any zone."""
+
+
+def with_port(host: str, port: int) -> str:
+    """As in a URL, where IPv6 needs brackets; `host` may have them already."""
+    bare = host.strip("[]")
+    return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
 
 
 def parse_address(text: str) -> Address | None:

@@ -56,9 +56,8 @@ def http_url(url: str, path: str) -> str:
 
     Raises CallError (USAGE).
     """
-    parts = _split(url)
-    called = urlsplit(call_url(url)).path
-    below = called.removesuffix(CALL_PATH) if called.endswith(CALL_PATH) else ""
+    parts = urlsplit(call_url(url))
+    below = parts.path.removesuffix(CALL_PATH) if parts.path.endswith(CALL_PATH) else ""
     return parts._replace(scheme=_SECURE[parts.scheme], path=below + path, query="").geturl()
 
 

@@ -28,5 +28,10 @@ def python() -> str:
     known = shutil.which(program.name)
     if known and Path(known) == program:
         return program.name
+    return from_folder(program)
+
+
+def from_folder(program: Path) -> str:
+    """A program as it is called from the current folder, for a shell."""
     here = Path.cwd()
     return shlex.quote(str(program.relative_to(here) if program.is_relative_to(here) else program))

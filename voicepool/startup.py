@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, TextIO
 
 import voicepool
 from voicepool import logs
+from voicepool.addresses import with_port
 from voicepool.agentcheck import AgentPortTaken
 from voicepool.config import CLIENT_URL, Settings
 from voicepool.logs import escape
 from voicepool.quantities import format_duration
 from voicepool.reception import CALL_PATH
+from voicepool.remedies import from_folder, python
 
 if TYPE_CHECKING:
     from voicepool.engines.registry import Choice
@@ -123,16 +125,15 @@ def from_here(url: str) -> str:
 def next_command(url: str, program: str) -> str:
     """What to type next, so that it works where it is typed."""
     known = shutil.which("voicepool")
-    name = "voicepool" if known and Path(known).samefile(program) else _relative(Path(program))
+    name = "voicepool" if known and Path(known).samefile(program) else _spelled(Path(program))
     sound = EXAMPLE if EXAMPLE.exists() else Path("FILE.wav")
     return f"{name} talk {sound}" + ("" if url == CLIENT_URL else f" --url {url}")
 
 
-def _relative(program: Path) -> str:
+def _spelled(program: Path) -> str:
     if program.name == "__main__.py":
-        return f"{Path(sys.executable).name} -m voicepool"
-    here = Path.cwd()
-    return str(program.relative_to(here) if program.is_relative_to(here) else program)
+        return f"{python()} -m voicepool"
+    return from_folder(program)
 
 
 def cannot_start(error: OSError, settings: Settings) -> str:
@@ -144,16 +145,16 @@ def cannot_start(error: OSError, settings: Settings) -> str:
         )
     agent = isinstance(error, AgentPortTaken)
     port, flag = (settings.agent_port, "agent-port") if agent else (settings.port, "port")
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"{host}:{port}"
+    address = with_port(settings.host, port)
     remedies = {
         errno.EADDRINUSE: f"is taken by another program; stop it, or choose another --{flag}",
         errno.EACCES: f"needs privileges that this user has not; choose a --{flag} above 1023",
         errno.EADDRNOTAVAIL: "is no address of this machine; choose another --host",
     }
-    if settings.host.lower().startswith("fe80:") and "%" not in settings.host:
+    bare = settings.host.strip("[]")
+    if bare.lower().startswith("fe80:") and "%" not in bare:
         remedies[errno.EINVAL] = (
-            f"is an address within one link only: say which, as --host {settings.host}%eth0"
+            f"is an address within one link only: say which, as --host {bare}%eth0"
         )
     if error.errno in remedies:
         return f"{address} {remedies[error.errno]}"

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from voicepool import linux, pool
+from voicepool.addresses import with_port
 from voicepool.admission import Admission
 from voicepool.agentcheck import AgentCheck
 from voicepool.callers import WaitingRoom
@@ -394,4 +395,4 @@ def _url(listener: socket.socket, *, secure: bool) -> str:
         # A link-local address is none without its link; the kernel tells that by number.
         host = f"{host}%{socket.if_indextoname(rest[1])}"
     scheme = "wss" if secure else "ws"
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    return f"{scheme}://{with_port(host, port)}"

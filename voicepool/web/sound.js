@@ -28,8 +28,8 @@ const CONSTRAINTS = {
 /**
  * Events: "captured" {pcm, level, time}, "audible" and "ended" {item, ms, time}, "level" {level},
  * "lost" (the microphone was taken away), "halted" {halted} (the device has stopped all sound, as for a
- * telephone call, and it goes on only when the user does something; or it has gone on). Times are seconds of the audio context's clock, which the
- * microphone and the loudspeaker share.
+ * telephone call, and it goes on only when the user does something; or it has gone on). Times are
+ * seconds of the audio context's clock, which the microphone and the loudspeaker share.
  */
 export class Sound extends EventTarget {
   /** @type {AudioContext} */
