@@ -240,16 +240,13 @@ class Pool:
     # -- events about connections
 
     def _on_arrived(self, event: ConnectionArrived) -> None:
+        refusal = self.refusal  # of before: on arrival he takes a place in the waiting room
         connection = self._state.arrive(event)
         self._serve()
         if connection.state is not ConnectionState.WAITING:
             return
-        if self._state.draining:
-            self._refuse(connection, Reason.DRAINING)
-        elif self._staffing.hopeless:
-            self._refuse(connection, Reason.UNAVAILABLE)
-        elif len(self._state.waiting) > self._state.settings.max_waiting:
-            self._refuse(connection, Reason.FULL)
+        if refusal is not None:
+            self._refuse(connection, refusal)
         else:
             self._state.hold(connection)
 
